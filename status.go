@@ -1,0 +1,67 @@
+package edgeclaim
+
+import "time"
+
+// Status is the box at a glance, as `edgeclaim status` and the admin API say it.
+type Status struct {
+	BoxID         string             `json:"box_id"`
+	Site          string             `json:"site"`
+	Version       string             `json:"version"`
+	UptimeSeconds float64            `json:"uptime_seconds"`
+	Devices       uint64             `json:"devices"`
+	Outbox        map[Lane]LaneStats `json:"outbox"`
+	Upstream      UpstreamStatus     `json:"upstream"`
+	Clock         ClockStatus        `json:"clock"`
+	Connections   ConnectionStatus   `json:"connections"`
+	Listeners     map[string]string  `json:"listeners"`
+	Store         StoreStatus        `json:"store"`
+}
+
+// Lamp is one light of the upstream's three.
+type Lamp string
+
+// The colours of a lamp.
+const (
+	LampUp   Lamp = "up"
+	LampDown Lamp = "down"
+	// LampOff: there is nothing to light it: no upstream is configured, or
+	// its acknowledgement mode has no such part.
+	LampOff Lamp = "off"
+)
+
+// UpstreamStatus is the way up: the TCP or TLS link, the MQTT broker behind it,
+// the application behind that.
+type UpstreamStatus struct {
+	Link   Lamp `json:"link"`
+	Broker Lamp `json:"broker"`
+	App    Lamp `json:"app"`
+	// URL is where upstream is, without user information; empty for none.
+	URL string `json:"url,omitempty"`
+	// LastError says why the link or broker is down, in words.
+	LastError string `json:"last_error,omitempty"`
+	// NextTrySeconds is when the next connection is tried, when one is due.
+	NextTrySeconds float64 `json:"next_try_seconds,omitempty"`
+}
+
+// ClockStatus is the box's idea of time (P10).
+type ClockStatus struct {
+	// Wall is the system's clock, Floor the latest time that was trustworthy;
+	// expiry is judged by the later of the two.
+	Wall  time.Time  `json:"wall"`
+	Floor time.Time  `json:"floor"`
+	State ClockState `json:"state"`
+}
+
+// ConnectionStatus counts open MQTT connections by kind.
+type ConnectionStatus struct {
+	Claimants int `json:"claimants"`
+	Devices   int `json:"devices"`
+}
+
+// StoreStatus is the registry's file.
+type StoreStatus struct {
+	Path  string `json:"path"`
+	Bytes int64  `json:"bytes"`
+	// SetAside is the damaged file that this one replaced, if one did.
+	SetAside string `json:"set_aside,omitempty"`
+}
