@@ -1,0 +1,173 @@
+package store_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"golang.org/x/sync/errgroup"
+
+	"edgeclaim"
+	"edgeclaim/store"
+)
+
+// crashDir, when set, makes the test binary the child of the crash test: it
+// claims in that folder until it is killed.
+const crashDir = "EDGECLAIM_STORE_CRASH_DIR"
+
+// crashChild claims with many callers, and says each claim and each ack on
+// standard output once the store has acknowledged it.
+func crashChild(dir string) int {
+	cfg := store.Defaults()
+	cfg.Dir = dir
+	db, err := store.Open(cfg)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	ctx := context.Background()
+	keys, err := db.Keys(ctx, edgeclaim.KeyID{}, 1)
+	if err != nil || len(keys) == 0 {
+		fmt.Fprintln(os.Stderr, "no key:", err)
+		return 1
+	}
+	owner, _ := edgeclaim.ParseTenantID(tenantText)
+	count, _ := db.Count(ctx)
+	var out sync.Mutex
+	say := func(format string, args ...any) {
+		out.Lock()
+		defer out.Unlock()
+		fmt.Printf(format+"\n", args...)
+	}
+	var g errgroup.Group
+	for w := range 16 {
+		g.Go(func() error {
+			for n := int(count)*100 + w; ; n += 16 {
+				hw, err := edgeclaim.ParseHardwareID(board(n))
+				if err != nil {
+					return err
+				}
+				ref := edgeclaim.ClaimRef{Key: keys[0].Hash, Tenant: owner, Hardware: hw}
+				if err := db.Claim(ctx, ref, mint(ref)); err != nil {
+					return err
+				}
+				say("claimed %d", n)
+			}
+		})
+	}
+	g.Go(func() error { // what the bridge does
+		for last := uint64(0); ; {
+			<-db.Appended()
+			records, err := db.Next(ctx, edgeclaim.LaneProv, last, 100)
+			if err != nil || len(records) < 2 {
+				continue
+			}
+			upto := records[len(records)/2].Sequence
+			if err := db.Ack(ctx, edgeclaim.LaneProv, upto); err != nil {
+				return err
+			}
+			last = upto
+			say("acked %d", upto)
+		}
+	})
+	fmt.Fprintln(os.Stderr, g.Wait())
+	return 1
+}
+
+// TestCrashLosesNothingAcknowledged kills a claiming process and looks for
+// every claim that it heard a success of (P1), and for every record that was
+// not acknowledged (P6).
+func TestCrashLosesNothingAcknowledged(t *testing.T) {
+	rounds := 20
+	if testing.Short() {
+		rounds = 4
+	}
+	cfg := config(t)
+	db, err := store.Open(cfg)
+	noErr(t, err)
+	k := stock(t, db)
+	checkAndClose(t, db)
+
+	claimed := make(map[int]bool)
+	for round := range rounds {
+		acked := runUntilKilled(t, cfg.Dir, 200+100*round, claimed)
+		verifyAfterCrash(t, cfg, k, claimed, acked)
+	}
+	if len(claimed) < rounds*200 {
+		t.Fatalf("only %d claims in %d rounds: nothing was tested", len(claimed), rounds)
+	}
+}
+
+// runUntilKilled runs a child, kills it in the middle of its work after so
+// many claims, and gathers what it said until the end.
+func runUntilKilled(t *testing.T, dir string, claims int, claimed map[int]bool) (acked uint64) {
+	t.Helper()
+	child := exec.Command(os.Args[0])
+	child.Env = append(os.Environ(), crashDir+"="+dir)
+	child.Stderr = os.Stderr
+	out, err := child.StdoutPipe()
+	noErr(t, err)
+	noErr(t, child.Start())
+	seen := 0
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		what, number, ok := strings.Cut(lines.Text(), " ")
+		n, err := strconv.Atoi(number)
+		if !ok || err != nil {
+			continue // cut short by the kill
+		}
+		if what == "acked" {
+			acked = uint64(n)
+			continue
+		}
+		claimed[n] = true
+		if seen++; seen == claims {
+			noErr(t, child.Process.Kill())
+		}
+	}
+	_ = child.Wait() // it was killed
+	if seen < claims {
+		t.Fatalf("the child ended by itself after %d claims", seen)
+	}
+	return acked
+}
+
+func verifyAfterCrash(t *testing.T, cfg store.Config, k edgeclaim.Key, claimed map[int]bool, acked uint64) {
+	t.Helper()
+	ctx := t.Context()
+	noErr(t, store.CheckFile(ctx, cfg.Dir))
+	db, err := store.Open(cfg)
+	noErr(t, err)
+	defer checkAndClose(t, db)
+	if set := db.Info().SetAside; set != "" {
+		t.Fatalf("a kill made the store set %s aside", set)
+	}
+	for n := range claimed {
+		if _, err := db.Holder(ctx, tenant(t), hardware(t, board(n))); err != nil {
+			t.Fatalf("claim %d was acknowledged and is lost: %v", n, err)
+		}
+	}
+	count, err := db.Count(ctx)
+	noErr(t, err)
+	stored, err := db.Key(ctx, k.ID)
+	noErr(t, err)
+	stats, err := db.LaneStats(ctx)
+	noErr(t, err)
+	prov := stats[edgeclaim.LaneProv]
+	if prov.Appended != count || uint64(stored.Claims) != count {
+		t.Fatalf("%d devices, %d records, %d claims of the key", count, prov.Appended, stored.Claims)
+	}
+	if prov.Acked < acked {
+		t.Fatalf("acked %d, on record are %d", acked, prov.Acked)
+	}
+	first, err := db.Next(ctx, edgeclaim.LaneProv, 0, 1)
+	noErr(t, err)
+	if len(first) == 1 && first[0].Sequence != prov.Acked+1 {
+		t.Fatalf("first pending is %d after %d acked", first[0].Sequence, prov.Acked)
+	}
+}

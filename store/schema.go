@@ -1,0 +1,348 @@
+package store
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/fxamacker/cbor/v2"
+	bolt "go.etcd.io/bbolt"
+
+	"edgeclaim"
+)
+
+// schemaVersion is what this program reads and writes. A file of an older
+// version is migrated at Open, one of a newer version is refused.
+const schemaVersion = 1
+
+// The buckets. All keys that are numbers are eight bytes, big-endian.
+var (
+	bucketMeta      = []byte("meta")           // the keys below
+	bucketDevices   = []byte("devices")        // row number, from 1, in order of claiming → id (16 bytes) + CBOR deviceRow
+	bucketIndex     = []byte("device_index")   // device id (16 bytes) → row number
+	bucketFolds     = []byte("device_folds")   // partition (2 bytes) → the row up to which device_index holds its ids
+	bucketAliases   = []byte("device_aliases") // tenant id + "/" + hardware id → device id (16 bytes)
+	bucketTemplates = []byte("templates")      // number, from 1, in order of creation → CBOR templateRow
+	bucketKeys      = []byte("keys")           // key id → CBOR keyRow
+	bucketKeyHashes = []byte("key_hashes")     // SHA-256 (32 bytes) → key id
+	bucketProv      = []byte("outbox_prov")    // sequence → CBOR recordRow
+	bucketEvt       = []byte("outbox_evt")     // the same
+
+	allBuckets = [][]byte{
+		bucketMeta, bucketDevices, bucketIndex, bucketFolds, bucketAliases,
+		bucketTemplates, bucketKeys, bucketKeyHashes, bucketProv, bucketEvt,
+	}
+)
+
+// The keys of the meta bucket.
+var (
+	metaSchema = []byte("schema") // number
+	metaBoxID  = []byte("box_id") // text
+	metaEpoch  = []byte("epoch")  // text
+	metaFloor  = []byte("floor")  // CBOR instant
+	metaState  = []byte("state")  // CBOR state
+)
+
+// migrations[v] turns a file of version v into one of version v+1, in one
+// transaction with the change of the version.
+var migrations = map[uint64]func(*bolt.Tx) error{}
+
+// errDamaged: what was read is not what was written.
+var errDamaged = errors.New("damaged")
+
+func damaged(what string, err error) error {
+	if err == nil {
+		return fmt.Errorf("%s: %w", what, errDamaged)
+	}
+	return fmt.Errorf("%s: %w: %w", what, errDamaged, err)
+}
+
+// state is the one row that every writing transaction rewrites, so that
+// opening the store reads neither the devices nor the backlog (P7).
+type state struct {
+	Rows      uint64    `cbor:"1,keyasint"` // the last device row
+	Templates uint64    `cbor:"2,keyasint"` // the last template number
+	Prov      laneState `cbor:"3,keyasint"`
+	Evt       laneState `cbor:"4,keyasint"`
+}
+
+// laneState counts a lane. Pending are the sequences acked+dropped+1 to
+// appended, all there: records leave from the front only.
+type laneState struct {
+	Appended uint64 `cbor:"1,keyasint"`
+	Acked    uint64 `cbor:"2,keyasint"`
+	Dropped  uint64 `cbor:"3,keyasint"`
+	Bytes    uint64 `cbor:"4,keyasint"` // of the pending, as encoded
+}
+
+func (l *laneState) front() uint64   { return l.Acked + l.Dropped + 1 }
+func (l *laneState) pending() uint64 { return l.Appended - l.Acked - l.Dropped }
+
+func (s *state) lane(lane edgeclaim.Lane) *laneState {
+	if lane == edgeclaim.LaneProv {
+		return &s.Prov
+	}
+	return &s.Evt
+}
+
+func laneBucket(lane edgeclaim.Lane) []byte {
+	if lane == edgeclaim.LaneProv {
+		return bucketProv
+	}
+	return bucketEvt
+}
+
+// instant keeps a time.Time whole and makes its zero the zero instant, which
+// nanoseconds since 1970 would not.
+type instant struct {
+	_    struct{} `cbor:",toarray"`
+	Sec  int64    // since 0001-01-01T00:00:00Z
+	Nsec int64
+}
+
+// secondsTo1970 is how long after the zero time.Time Unix time starts.
+const secondsTo1970 = 62135596800
+
+func toInstant(t time.Time) instant {
+	return instant{Sec: t.Unix() + secondsTo1970, Nsec: int64(t.Nanosecond())}
+}
+
+func (i instant) time() time.Time { return time.Unix(i.Sec-secondsTo1970, i.Nsec).UTC() }
+
+// deviceRow is a device, its credential included: they are written together
+// (P1), and a bucket of credentials would be one more random page a claim.
+type deviceRow struct {
+	Tenant     string   `cbor:"1,keyasint"`
+	Hardware   string   `cbor:"2,keyasint"`
+	Name       string   `cbor:"3,keyasint"`
+	Template   string   `cbor:"4,keyasint"`
+	Key        string   `cbor:"5,keyasint"`
+	Profile    string   `cbor:"6,keyasint,omitempty"`
+	Groups     []string `cbor:"7,keyasint,omitempty"`
+	Generation int      `cbor:"8,keyasint"`
+	Status     string   `cbor:"9,keyasint"`
+	Credential string   `cbor:"10,keyasint,omitempty"`
+	Hash       []byte   `cbor:"11,keyasint,omitempty"`
+	IssuedAt   instant  `cbor:"12,keyasint"`
+	ClaimedAt  instant  `cbor:"13,keyasint"`
+	ClaimedVia string   `cbor:"14,keyasint"`
+}
+
+type templateRow struct {
+	ID                 string   `cbor:"1,keyasint"`
+	Tenant             string   `cbor:"2,keyasint"`
+	Name               string   `cbor:"3,keyasint"`
+	Profile            string   `cbor:"4,keyasint,omitempty"`
+	Pattern            string   `cbor:"5,keyasint,omitempty"`
+	Expires            instant  `cbor:"6,keyasint"`
+	OneTime            bool     `cbor:"7,keyasint,omitempty"`
+	MaxClaims          uint32   `cbor:"8,keyasint,omitempty"`
+	MaxClaimsPerMinute uint32   `cbor:"9,keyasint,omitempty"`
+	Credential         string   `cbor:"10,keyasint"`
+	Groups             []string `cbor:"11,keyasint,omitempty"`
+	HardwareIDFormat   string   `cbor:"12,keyasint,omitempty"`
+	Approval           string   `cbor:"13,keyasint"`
+	Status             string   `cbor:"14,keyasint"`
+	CreatedAt          instant  `cbor:"15,keyasint"`
+}
+
+type keyRow struct {
+	Template  string  `cbor:"1,keyasint"`
+	Hash      []byte  `cbor:"2,keyasint"`
+	Status    string  `cbor:"3,keyasint"`
+	Claims    uint32  `cbor:"4,keyasint,omitempty"`
+	UsedBy    []byte  `cbor:"5,keyasint,omitempty"`
+	CreatedAt instant `cbor:"6,keyasint"`
+}
+
+type recordRow struct {
+	Type   string  `cbor:"1,keyasint"`
+	Device []byte  `cbor:"2,keyasint,omitempty"`
+	Time   instant `cbor:"3,keyasint"`
+	Clock  string  `cbor:"4,keyasint"`
+	Boot   string  `cbor:"5,keyasint,omitempty"`
+	Uptime int64   `cbor:"6,keyasint,omitempty"` // nanoseconds
+	Data   []byte  `cbor:"7,keyasint,omitempty"`
+}
+
+// number encodes a row number or sequence so that keys sort as numbers.
+func number(n uint64) []byte { return binary.BigEndian.AppendUint64(make([]byte, 0, 8), n) }
+
+func parseNumber(b []byte) (uint64, error) {
+	if len(b) != 8 {
+		return 0, damaged("number", nil)
+	}
+	return binary.BigEndian.Uint64(b), nil
+}
+
+// idSize is the length of a device id, which starts each device row so that
+// rebuilding the index's tail decodes nothing.
+const idSize = 16
+
+func encodeDevice(d *edgeclaim.Device) ([]byte, error) {
+	row := deviceRow{
+		Tenant: d.Tenant.String(), Hardware: d.Hardware.String(), Name: d.Name,
+		Template: d.Template.String(), Key: d.Key.String(), Profile: d.Profile, Groups: d.Groups,
+		Generation: d.Generation, Status: string(d.Status), Credential: string(d.Credential.Type),
+		IssuedAt: toInstant(d.Credential.IssuedAt), ClaimedAt: toInstant(d.ClaimedAt), ClaimedVia: string(d.ClaimedVia),
+	}
+	if !d.Credential.Hash.IsZero() {
+		row.Hash = d.Credential.Hash.Bytes()
+	}
+	body, err := cbor.Marshal(&row)
+	if err != nil {
+		return nil, fmt.Errorf("encode device: %w", err)
+	}
+	return append(d.ID.Bytes()[:idSize:idSize], body...), nil
+}
+
+func decodeDevice(value []byte) (edgeclaim.Device, error) {
+	var d edgeclaim.Device
+	var row deviceRow
+	if len(value) < idSize {
+		return d, damaged("device", nil)
+	}
+	if err := cbor.Unmarshal(value[idSize:], &row); err != nil {
+		return d, damaged("device", err)
+	}
+	var errs [6]error
+	d.ID, errs[0] = edgeclaim.DeviceIDFromBytes(value[:idSize])
+	d.Tenant, errs[1] = edgeclaim.ParseTenantID(row.Tenant)
+	d.Hardware, errs[2] = edgeclaim.ParseHardwareID(row.Hardware)
+	d.Template, errs[3] = edgeclaim.ParseTemplateID(row.Template)
+	d.Key, errs[4] = edgeclaim.ParseKeyID(row.Key)
+	if row.Hash != nil {
+		d.Credential.Hash, errs[5] = edgeclaim.KeyHashFromBytes(row.Hash)
+	}
+	if err := errors.Join(errs[:]...); err != nil {
+		return edgeclaim.Device{}, damaged("device", err)
+	}
+	d.Name, d.Profile, d.Groups, d.Generation = row.Name, row.Profile, row.Groups, row.Generation
+	d.Status, d.ClaimedAt, d.ClaimedVia = edgeclaim.DeviceStatus(row.Status), row.ClaimedAt.time(), edgeclaim.Via(row.ClaimedVia)
+	d.Credential.Type, d.Credential.IssuedAt = edgeclaim.CredentialType(row.Credential), row.IssuedAt.time()
+	return d, nil
+}
+
+func encodeTemplate(t *edgeclaim.Template) ([]byte, error) {
+	return cbor.Marshal(&templateRow{
+		ID: t.ID.String(), Tenant: t.Tenant.String(), Name: t.Name, Profile: t.Profile, Pattern: t.Pattern,
+		Expires: toInstant(t.Expires), OneTime: t.OneTime, MaxClaims: t.MaxClaims,
+		MaxClaimsPerMinute: t.MaxClaimsPerMinute, Credential: string(t.Credential), Groups: t.Groups,
+		HardwareIDFormat: string(t.HardwareIDFormat), Approval: string(t.Approval), Status: string(t.Status),
+		CreatedAt: toInstant(t.CreatedAt),
+	})
+}
+
+func decodeTemplate(value []byte) (edgeclaim.Template, error) {
+	var t edgeclaim.Template
+	var row templateRow
+	if err := cbor.Unmarshal(value, &row); err != nil {
+		return t, damaged("template", err)
+	}
+	var errs [2]error
+	t.ID, errs[0] = edgeclaim.ParseTemplateID(row.ID)
+	t.Tenant, errs[1] = edgeclaim.ParseTenantID(row.Tenant)
+	if err := errors.Join(errs[:]...); err != nil {
+		return edgeclaim.Template{}, damaged("template", err)
+	}
+	t.Name, t.Profile, t.Pattern, t.Expires = row.Name, row.Profile, row.Pattern, row.Expires.time()
+	t.OneTime, t.MaxClaims, t.MaxClaimsPerMinute = row.OneTime, row.MaxClaims, row.MaxClaimsPerMinute
+	t.Credential, t.Groups = edgeclaim.CredentialType(row.Credential), row.Groups
+	t.HardwareIDFormat, t.Approval = edgeclaim.HardwareIDFormat(row.HardwareIDFormat), edgeclaim.Approval(row.Approval)
+	t.Status, t.CreatedAt = edgeclaim.TemplateStatus(row.Status), row.CreatedAt.time()
+	return t, nil
+}
+
+func encodeKey(k *edgeclaim.Key) ([]byte, error) {
+	row := keyRow{
+		Template: k.Template.String(), Hash: k.Hash.Bytes(), Status: string(k.Status),
+		Claims: k.Claims, CreatedAt: toInstant(k.CreatedAt),
+	}
+	if !k.UsedBy.IsZero() {
+		row.UsedBy = k.UsedBy.Bytes()
+	}
+	return cbor.Marshal(&row)
+}
+
+func decodeKey(id edgeclaim.KeyID, value []byte) (edgeclaim.Key, error) {
+	k := edgeclaim.Key{ID: id}
+	var row keyRow
+	if err := cbor.Unmarshal(value, &row); err != nil {
+		return k, damaged("key", err)
+	}
+	var errs [3]error
+	k.Template, errs[0] = edgeclaim.ParseTemplateID(row.Template)
+	k.Hash, errs[1] = edgeclaim.KeyHashFromBytes(row.Hash)
+	if row.UsedBy != nil {
+		k.UsedBy, errs[2] = edgeclaim.DeviceIDFromBytes(row.UsedBy)
+	}
+	if err := errors.Join(errs[:]...); err != nil {
+		return edgeclaim.Key{}, damaged("key", err)
+	}
+	k.Status, k.Claims, k.CreatedAt = edgeclaim.KeyStatus(row.Status), row.Claims, row.CreatedAt.time()
+	return k, nil
+}
+
+func encodeRecord(r *edgeclaim.Record) ([]byte, error) {
+	row := recordRow{
+		Type: string(r.Type), Time: toInstant(r.Time), Clock: string(r.Clock),
+		Boot: r.Boot, Uptime: int64(r.Uptime), Data: r.Data,
+	}
+	if !r.Device.IsZero() {
+		row.Device = r.Device.Bytes()
+	}
+	return cbor.Marshal(&row)
+}
+
+func decodeRecord(lane edgeclaim.Lane, sequence uint64, value []byte) (edgeclaim.Record, error) {
+	r := edgeclaim.Record{Lane: lane, Sequence: sequence}
+	var row recordRow
+	if err := cbor.Unmarshal(value, &row); err != nil {
+		return r, damaged("record", err)
+	}
+	if row.Device != nil {
+		id, err := edgeclaim.DeviceIDFromBytes(row.Device)
+		if err != nil {
+			return r, damaged("record", err)
+		}
+		r.Device = id
+	}
+	r.Type, r.Data = edgeclaim.RecordType(row.Type), row.Data
+	r.Time, r.Clock, r.Boot, r.Uptime = row.Time.time(), edgeclaim.ClockState(row.Clock), row.Boot, time.Duration(row.Uptime)
+	return r, nil
+}
+
+// initialise makes the buckets of an empty file.
+func initialise(tx *bolt.Tx, boxID, epoch string) error {
+	for _, name := range allBuckets {
+		if _, err := tx.CreateBucket(name); err != nil {
+			return err
+		}
+	}
+	empty, err := cbor.Marshal(&state{})
+	if err != nil {
+		return err
+	}
+	meta := tx.Bucket(bucketMeta)
+	return errors.Join(
+		meta.Put(metaSchema, number(schemaVersion)),
+		meta.Put(metaBoxID, []byte(boxID)),
+		meta.Put(metaEpoch, []byte(epoch)),
+		meta.Put(metaState, empty),
+	)
+}
+
+// migrate brings an older file to schemaVersion, a version at a time.
+func migrate(tx *bolt.Tx, from uint64) error {
+	for v := from; v < schemaVersion; v++ {
+		step, ok := migrations[v]
+		if !ok {
+			return fmt.Errorf("schema %d: no migration", v)
+		}
+		if err := step(tx); err != nil {
+			return fmt.Errorf("migrate schema %d: %w", v, err)
+		}
+	}
+	return tx.Bucket(bucketMeta).Put(metaSchema, number(schemaVersion))
+}
