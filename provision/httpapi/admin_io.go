@@ -1,0 +1,99 @@
+package httpapi
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+
+	"edgeclaim"
+
+	"github.com/gin-gonic/gin"
+	jsonx "github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// readJSON reads an admin request as strictly as a claim: unknown, duplicate
+// and other-case names and trailing bytes are refused by name. An empty body
+// leaves dst as it is.
+func readJSON(c *gin.Context, dst any) error {
+	body, err := io.ReadAll(http.MaxBytesReader(c.Writer, c.Request.Body, maxAdminBody))
+	if err != nil {
+		return edgeclaim.Invalid("body", "larger than %d bytes or not read to its end", maxAdminBody)
+	}
+	if len(bytes.TrimSpace(body)) == 0 {
+		return nil
+	}
+	err = jsonx.Unmarshal(body, dst, jsonx.RejectUnknownMembers(true))
+	if err == nil {
+		return nil
+	}
+	if invalid, ok := errors.AsType[*edgeclaim.InvalidError](err); ok {
+		return invalid
+	}
+	field, problem := "body", "not well-formed JSON"
+	if semantic, ok := errors.AsType[*jsonx.SemanticError](err); ok {
+		field, problem = fieldName(semantic.JSONPointer), "wrong type"
+		if errors.Is(err, jsonx.ErrUnknownName) {
+			problem = "unknown field"
+		}
+	}
+	if syntactic, ok := errors.AsType[*jsontext.SyntacticError](err); ok && errors.Is(err, jsontext.ErrDuplicateName) {
+		field, problem = fieldName(syntactic.JSONPointer), "given more than once"
+	}
+	return edgeclaim.Invalid(field, "%s", problem)
+}
+
+func fieldName(pointer jsontext.Pointer) string {
+	for name := range pointer.Tokens() {
+		return name
+	}
+	return "body"
+}
+
+// withID parses the id in the path, calls do and answers what it returns.
+func withID[ID any](c *gin.Context, errs errorWriter, parse func(string) (ID, error), do func(ID) (any, error)) {
+	withIDStatus(c, errs, http.StatusOK, parse, do)
+}
+
+func withIDStatus[ID any](c *gin.Context, errs errorWriter, status int, parse func(string) (ID, error), do func(ID) (any, error)) {
+	id, err := parse(c.Param("id"))
+	if err != nil {
+		errs.fault(c, err)
+		return
+	}
+	result, err := do(id)
+	if err != nil {
+		errs.fault(c, err)
+		return
+	}
+	writeJSON(c, errs, status, result)
+}
+
+const contentTypeJSON = "application/json; charset=utf-8"
+
+// writeJSON writes value as JSON. It is encoded before the status is written: what
+// cannot be encoded is an internal error, and not an empty success.
+func writeJSON(c *gin.Context, errs errorWriter, status int, value any) {
+	var body bytes.Buffer
+	if err := encode(&body, value); err != nil {
+		errs.fault(c, err)
+		return
+	}
+	body.WriteByte('\n')
+	c.Data(status, contentTypeJSON, body.Bytes())
+}
+
+// encode appends value to body, without HTML escaping: names are for people to
+// read. The error leaves a part of value behind.
+func encode(body *bytes.Buffer, value any) error {
+	encoder := json.NewEncoder(body)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(value); err != nil {
+		return fmt.Errorf("encode an answer: %w", err)
+	}
+	body.Truncate(body.Len() - 1) // Encode ends a line
+	return nil
+}
