@@ -1,0 +1,149 @@
+package broker
+
+import (
+	"fmt"
+	"net"
+	"time"
+)
+
+// Config says where the broker listens and what it bounds (P7). The defaults
+// suit a box with 512 MiB of memory.
+type Config struct {
+	// Address is the plain TCP listener, host:port; port 0 for any free one.
+	Address string
+
+	// MaxDevices bounds the connections of logged-in devices, 1 to MaxConnections.
+	MaxDevices int
+	// MaxClaimants bounds the connections of claimants, 1 to MaxConnections.
+	// They never take a device's. Full, the one that was idle longest goes.
+	MaxClaimants int
+	// MaxConnecting bounds the connections that have not logged in, 1 to
+	// MaxConnections. Full, the oldest goes.
+	MaxConnecting int
+
+	// ConnectTimeout is how long a connection may take to say CONNECT.
+	ConnectTimeout time.Duration
+	// IdleTimeout is how long a claimant may neither subscribe nor claim.
+	// Pings do not count.
+	IdleTimeout time.Duration
+	// ClaimTimeout is how long a claim may wait for its commit before it is
+	// answered as unavailable; a commit that is under way is waited for.
+	ClaimTimeout time.Duration
+	// WriteTimeout is how long one write to a connection may block before it
+	// is given up for dead.
+	WriteTimeout time.Duration
+	// MaxKeepAlive is imposed on an MQTT 5 client that asks for more or for
+	// none, and on an MQTT 3.1.1 client that asks for none. 1 s to 10 h.
+	MaxKeepAlive time.Duration
+
+	// MaxClaimantPacket and MaxDevicePacket bound a packet, in bytes, header
+	// included. Before login a packet is bounded as a claimant's.
+	MaxClaimantPacket int
+	MaxDevicePacket   int
+
+	// MaxSubscriptions bounds the subscriptions of one connection, 1 to 1,000.
+	MaxSubscriptions int
+	// ReceiveMaximum is how many QoS 1 messages a client may have on the way
+	// to the broker, 1 to 65,535.
+	ReceiveMaximum int
+	// MaxInflight is how many QoS 1 messages may wait for one device's
+	// acknowledgement, 1 to 16,384; more are dropped.
+	MaxInflight int
+	// MaxPendingWrites is how many messages may wait to be written to one
+	// connection, 1 to 8,192; more are dropped. Eight bytes each, always.
+	MaxPendingWrites int
+
+	// MaxSessions bounds the sessions kept for devices that are away, 1 to
+	// MaxConnections. Full, the one that was away longest is forgotten.
+	MaxSessions int
+	// SessionExpiry is how long such a session is kept at most.
+	SessionExpiry time.Duration
+
+	// DrainTimeout is how long Run waits, once stopped, for claims that have
+	// begun.
+	DrainTimeout time.Duration
+}
+
+// Bounds of a Config.
+const (
+	// MaxConnections is the most connections of one kind that may be asked for.
+	MaxConnections = 1_000_000
+	// minPacket holds a claim of MaxClaimBody with its topic and properties.
+	minPacket = 9 << 10
+	maxPacket = 1 << 20
+	// maxKeepAlive keeps one and a half of it within mochi's 16 bits: its
+	// deadline for 43,691 s wraps to now.
+	maxKeepAlive = 43_690 * time.Second
+	maxTimeout   = time.Hour
+	// minClaimTimeout is well above edgeclaim.RefusalDelay, which a claim's
+	// time-out would cut short (P3).
+	minClaimTimeout = 100 * time.Millisecond
+)
+
+// Defaults returns the configuration of a box that nobody configured.
+func Defaults() Config {
+	return Config{
+		Address:           "127.0.0.1:1883",
+		MaxDevices:        12_000,
+		MaxClaimants:      4_096,
+		MaxConnecting:     4_096,
+		ConnectTimeout:    5 * time.Second,
+		IdleTimeout:       60 * time.Second,
+		ClaimTimeout:      10 * time.Second,
+		WriteTimeout:      2 * time.Second,
+		MaxKeepAlive:      5 * time.Minute,
+		MaxClaimantPacket: 9 << 10,
+		MaxDevicePacket:   64 << 10,
+		MaxSubscriptions:  8,
+		ReceiveMaximum:    32,
+		MaxInflight:       256,
+		MaxPendingWrites:  64,
+		MaxSessions:       4_096,
+		SessionExpiry:     24 * time.Hour,
+		DrainTimeout:      5 * time.Second,
+	}
+}
+
+// Validate returns an error that names the first key at fault, as it is spelled
+// in the configuration file.
+func (c *Config) Validate() error {
+	if _, _, err := net.SplitHostPort(c.Address); err != nil {
+		return fmt.Errorf("address: want host:port: %w", err)
+	}
+	for _, n := range []struct {
+		key             string
+		value, min, max int
+	}{
+		{"max_devices", c.MaxDevices, 1, MaxConnections},
+		{"max_claimants", c.MaxClaimants, 1, MaxConnections},
+		{"max_connecting", c.MaxConnecting, 1, MaxConnections},
+		{"max_claimant_packet", c.MaxClaimantPacket, minPacket, maxPacket},
+		{"max_device_packet", c.MaxDevicePacket, minPacket, maxPacket},
+		{"max_subscriptions", c.MaxSubscriptions, 1, 1000},
+		{"receive_maximum", c.ReceiveMaximum, 1, 65_535},
+		{"max_inflight", c.MaxInflight, 1, 16_384},
+		{"max_pending_writes", c.MaxPendingWrites, 1, 8_192},
+		{"max_sessions", c.MaxSessions, 1, MaxConnections},
+	} {
+		if n.value < n.min || n.value > n.max {
+			return fmt.Errorf("%s: want %d to %d", n.key, n.min, n.max)
+		}
+	}
+	for _, d := range []struct {
+		key             string
+		value, min, max time.Duration
+	}{
+		{"connect_timeout", c.ConnectTimeout, 10 * time.Millisecond, maxTimeout},
+		{"idle_timeout", c.IdleTimeout, 10 * time.Millisecond, maxTimeout},
+		{"claim_timeout", c.ClaimTimeout, minClaimTimeout, maxTimeout},
+		{"write_timeout", c.WriteTimeout, 10 * time.Millisecond, maxTimeout},
+		{"max_keep_alive", c.MaxKeepAlive, time.Second, 10 * time.Hour},
+		{"session_expiry", c.SessionExpiry, time.Second, 366 * 24 * time.Hour},
+		{"drain_timeout", c.DrainTimeout, 0, maxTimeout},
+	} {
+		if d.value < d.min || d.value > d.max {
+			return fmt.Errorf("%s: want %v to %v", d.key, d.min, d.max)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,148 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/mochi-mqtt/server/v2/listeners"
+)
+
+// door is one listener, in place of mochi's own, which ends for good at the
+// first error of accept, and starts goroutines that nobody awaits and whose
+// panics end the process.
+type door struct {
+	id   string
+	b    *Broker
+	ln   net.Listener
+	once sync.Once
+}
+
+func (b *Broker) addDoor(id string, ln net.Listener) error {
+	d := &door{id: id, b: b, ln: ln}
+	b.doors = append(b.doors, d)
+	return b.server.AddListener(d)
+}
+
+// Init implements listeners.Listener.
+func (*door) Init(*slog.Logger) error { return nil }
+
+// ID implements listeners.Listener.
+func (d *door) ID() string { return d.id }
+
+// Address implements listeners.Listener.
+func (d *door) Address() string { return d.ln.Addr().String() }
+
+// Protocol implements listeners.Listener.
+func (d *door) Protocol() string { return d.ln.Addr().Network() }
+
+// Close implements listeners.Listener. mochi calls it when Run has closed
+// everything already.
+func (d *door) Close(listeners.CloseFn) { d.shut() }
+
+func (d *door) shut() { d.once.Do(func() { d.ln.Close() }) }
+
+// The wait after an accept that failed, for want of file descriptors mostly.
+const (
+	minAcceptWait = 5 * time.Millisecond
+	maxAcceptWait = time.Second
+)
+
+// Serve implements listeners.Listener: it accepts until the door is shut.
+// mochi starts it, and Run awaits it.
+func (d *door) Serve(establish listeners.EstablishFn) {
+	defer d.b.open.Done()
+	wait := minAcceptWait
+	for {
+		nc, err := d.ln.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			d.b.log.Warn("accept failed", "listener", d.id, "error", err, "retry_after", wait)
+			if waitFor(d.b.stopped, wait) {
+				return
+			}
+			wait = min(2*wait, maxAcceptWait)
+			continue
+		}
+		wait = minAcceptWait
+		d.admit(nc, establish)
+	}
+}
+
+// admit starts the connection's goroutine, unless it cannot be had.
+func (d *door) admit(nc net.Conn, establish listeners.EstablishFn) {
+	c, err := newConn(nc, &d.b.cfg, time.Now())
+	if err != nil {
+		nc.Close()
+		return
+	}
+	d.b.put(c) // before it enters: drain shuts the pool, then closes whom it finds
+	if !d.b.connecting.enter(c) {
+		c.Close()
+		d.b.drop(c)
+		return
+	}
+	// One goroutine for each connection, awaited by Run; it reads.
+	d.b.open.Go(func() { d.attend(c, establish) })
+}
+
+// attend is a connection's life. A packet that mochi's decoder panics on (a
+// SUBSCRIBE cut off before its options is one) ends this connection only.
+func (d *door) attend(c *conn, establish listeners.EstablishFn) {
+	panicked := true
+	defer func() {
+		if panicked {
+			d.b.logPanic("connection", recover())
+		}
+		d.b.end(c)
+	}()
+	err := establish(d.id, c)
+	panicked = false
+	d.b.log.LogAttrs(d.b.ctx, slog.LevelDebug, "connection ended",
+		slog.Any("source", c.source()), slog.Any("error", err))
+}
+
+// end undoes what the connection had. It is the last thing its goroutine does.
+func (b *Broker) end(c *conn) {
+	c.Close()
+	b.connecting.leave(c)
+	b.claimants.leave(c)
+	if c.seated {
+		b.seats.Add(-1)
+	}
+	if c.client != nil && !c.settled {
+		// mochi panicked, or could not write the CONNACK: either way it left
+		// the client on its maps, for good.
+		b.settle(c)
+		b.forget(c.client)
+	}
+	if c.unlock != nil {
+		c.unlock()
+	}
+	b.drop(c)
+}
+
+func (b *Broker) put(c *conn) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.conns[c] = struct{}{}
+}
+
+func (b *Broker) drop(c *conn) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.conns, c)
+}
+
+// logPanic reports a panic without its value, which may quote a packet (P5).
+func (b *Broker) logPanic(where string, v any) {
+	b.log.LogAttrs(context.Background(), slog.LevelError, "panicked", slog.String("where", where),
+		slog.String("panic_type", fmt.Sprintf("%T", v)), slog.String("stack", string(debug.Stack())))
+}
