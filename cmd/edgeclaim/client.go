@@ -1,0 +1,119 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"edgeclaim/internal/adminsocket"
+)
+
+const (
+	// adminTimeout bounds a command's call but for lists, which stream as long
+	// as they take.
+	adminTimeout = 60 * time.Second
+	// adminHeaders bounds the wait for the first byte of a list.
+	adminHeaders = 30 * time.Second
+	// maxDocument is the largest answer that is held in memory: ten thousand
+	// issued keys are about 2 MiB.
+	maxDocument = 16 << 20
+)
+
+// client calls the admin API of the box that runs on a data folder.
+type client struct {
+	dir  string
+	http http.Client
+}
+
+func newClient(dir string) *client {
+	c := &client{dir: dir}
+	c.http.Transport = &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return adminsocket.Dial(ctx, dir)
+		},
+		ResponseHeaderTimeout: adminHeaders,
+		DisableKeepAlives:     true, // one command, one call
+	}
+	return c
+}
+
+// request is one call of the admin API; body is sent as JSON unless it is nil.
+type request struct {
+	method, path string
+	body         any
+}
+
+// call returns the answer's document as it came.
+func (c *client) call(ctx context.Context, ask request) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
+	defer cancel()
+	body, err := c.open(ctx, ask)
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close() //nolint:errcheck // only read
+	return readDocument(body)
+}
+
+// open is call for an answer that may be long. The caller closes it.
+func (c *client) open(ctx context.Context, ask request) (io.ReadCloser, error) {
+	var send io.Reader
+	if ask.body != nil {
+		encoded, err := json.Marshal(ask.body)
+		if err != nil {
+			return nil, err
+		}
+		send = bytes.NewReader(encoded)
+	}
+	req, err := http.NewRequestWithContext(ctx, ask.method, "http://box"+ask.path, send)
+	if err != nil {
+		return nil, err
+	}
+	if ask.body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	res, err := c.http.Do(req)
+	if errors.Is(err, adminsocket.ErrNotRunning) {
+		return nil, &notRunningError{c.dir}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("talking to the box on %s: %w", c.dir, err)
+	}
+	if res.StatusCode >= http.StatusBadRequest {
+		defer res.Body.Close() //nolint:errcheck // only read
+		return nil, readError(res, strings.TrimPrefix(ask.path, "/api/v1/"))
+	}
+	return res.Body, nil
+}
+
+// readError reads an error document; about is what was asked for.
+func readError(res *http.Response, about string) error {
+	document, err := readDocument(res.Body)
+	if err != nil {
+		return err
+	}
+	var box boxError
+	if err := json.Unmarshal(document, &box); err != nil || box.Code == 0 {
+		return fmt.Errorf("the box answered %s", res.Status)
+	}
+	box.about = about
+	return &box
+}
+
+func readDocument(r io.Reader) ([]byte, error) {
+	document, err := io.ReadAll(io.LimitReader(r, maxDocument+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading the answer: %w", err)
+	}
+	if len(document) > maxDocument {
+		return nil, fmt.Errorf("the answer is larger than %d bytes", maxDocument)
+	}
+	return document, nil
+}

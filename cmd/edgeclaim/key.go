@@ -1,0 +1,200 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"edgeclaim"
+
+	"github.com/spf13/cobra"
+)
+
+const keysPath = "/api/v1/keys"
+
+func (a *app) keyCommand() *cobra.Command {
+	c := &cobra.Command{Use: "key", Short: "Provisioning keys", Args: cobra.NoArgs, RunE: wantCommand}
+	c.AddCommand(a.keyIssueCommand(), a.keyImportCommand(), a.keyListCommand(),
+		a.keyVerb("revoke", "Refuse a key for good"),
+		a.keyVerb("disable", "Refuse a key until it is enabled"),
+		a.keyVerb("enable", "Accept a disabled key again"),
+	)
+	return c
+}
+
+// issuedKey is a key that was just made, the only time that it is said (P5).
+type issuedKey struct {
+	Key       edgeclaim.KeyID      `json:"key_id"`
+	Secret    string               `json:"provision_key"`
+	Template  edgeclaim.TemplateID `json:"template_id"`
+	Status    edgeclaim.KeyStatus  `json:"status"`
+	CreatedAt time.Time            `json:"created_at"`
+	Warning   string               `json:"warning"`
+}
+
+func (a *app) keyIssueCommand() *cobra.Command {
+	var template string
+	var count int
+	c := &cobra.Command{
+		Use: "issue", Short: "Make provisioning keys; they are shown this once", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			path, err := templateKeysPath(template)
+			if err != nil {
+				return err
+			}
+			ask := struct {
+				Count int `json:"count"`
+			}{count}
+			return show(cmd.Context(), a, request{http.MethodPost, path, ask}, a.printIssued)
+		},
+	}
+	c.Flags().StringVar(&template, "template", "", "template the keys are issued from")
+	c.Flags().IntVar(&count, "count", 1, "how many")
+	required(c, "template")
+	return c
+}
+
+func templateKeysPath(template string) (string, error) {
+	id, err := edgeclaim.ParseTemplateID(template)
+	if err != nil {
+		return "", usagef("--template: %v", err)
+	}
+	return templatesPath + "/" + url.PathEscape(id.String()) + "/keys", nil
+}
+
+func (a *app) printIssued(keys []issuedKey) error {
+	t := newTable(a.stdout, "KEY ID", "PROVISION KEY", "TEMPLATE ID", "STATUS")
+	warning := ""
+	for _, k := range keys {
+		t.row(k.Key.String(), k.Secret, k.Template.String(), string(k.Status))
+		if k.Warning != "" {
+			warning = k.Warning
+		}
+	}
+	if warning != "" {
+		_, _ = fmt.Fprintf(a.stderr, "warning: %s\n", warning)
+	}
+	return t.end()
+}
+
+func (a *app) keyImportCommand() *cobra.Command {
+	var template, sha256 string
+	var fromStdin bool
+	c := &cobra.Command{
+		Use: "import", Short: "Import a key that the platform issued, by its SHA-256 or raw from standard input", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			path, err := templateKeysPath(template)
+			if err != nil {
+				return err
+			}
+			var ask struct {
+				SHA256 string `json:"sha256,omitempty"`
+				Raw    string `json:"provision_key,omitempty"`
+			}
+			if fromStdin {
+				if ask.Raw, err = readSecret(a.stdin); err != nil {
+					return usagef("--key-stdin: %v", err)
+				}
+			} else {
+				hash, err := edgeclaim.ParseKeyHash(sha256)
+				if err != nil {
+					return usagef("--sha256: %v", err)
+				}
+				ask.SHA256 = hash.String()
+			}
+			return show(cmd.Context(), a, request{http.MethodPost, path + "/import", ask}, a.printKey)
+		},
+	}
+	c.Flags().StringVar(&template, "template", "", "template the key belongs to")
+	c.Flags().StringVar(&sha256, "sha256", "", "SHA-256 of the key, 64 hexadecimal digits")
+	c.Flags().BoolVar(&fromStdin, "key-stdin", false, "read the key itself from standard input")
+	required(c, "template")
+	c.MarkFlagsOneRequired("sha256", "key-stdin")
+	c.MarkFlagsMutuallyExclusive("sha256", "key-stdin")
+	return c
+}
+
+// readSecret reads a key of at most edgeclaim.MaxKey characters, so that no
+// secret need stand on a command line, where every process can read it. The
+// input is one line, and its end is not part of the key: a file of many keys is
+// refused, rather than one of them taken for all.
+func readSecret(r io.Reader) (string, error) {
+	const most = edgeclaim.MaxKey * utf8.UTFMax // bytes
+	input, err := io.ReadAll(io.LimitReader(r, most+3))
+	if err != nil {
+		return "", err
+	}
+	line := strings.TrimSuffix(strings.TrimSuffix(string(input), "\n"), "\r")
+	if line == "" || len(line) > most || strings.ContainsAny(line, "\r\n") {
+		return "", fmt.Errorf("want one line of 1 to %d characters and nothing after it", edgeclaim.MaxKey)
+	}
+	if !utf8.ValidString(line) {
+		return "", errors.New("invalid UTF-8") // JSON could not carry it: another key would be imported
+	}
+	return line, nil
+}
+
+func (a *app) keyListCommand() *cobra.Command {
+	var template string
+	c := &cobra.Command{
+		Use: "list", Short: "List the keys", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			path := keysPath
+			if template != "" {
+				id, err := edgeclaim.ParseTemplateID(template)
+				if err != nil {
+					return usagef("--template: %v", err)
+				}
+				path += "?" + url.Values{"template_id": {id.String()}}.Encode()
+			}
+			head := []string{"KEY ID", "TEMPLATE ID", "STATUS", "CLAIMS", "USED BY", "CREATED"}
+			return list(cmd.Context(), a, path, head, func(k edgeclaim.Key) []string {
+				return []string{k.ID.String(), k.Template.String(), string(k.Status), claims(k), usedBy(k), when(k.CreatedAt)}
+			})
+		},
+	}
+	c.Flags().StringVar(&template, "template", "", "only those of this template")
+	return c
+}
+
+// keyVerb is a command on one key.
+func (a *app) keyVerb(use, short string) *cobra.Command {
+	return &cobra.Command{
+		Use: use + " ID", Short: short, Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			id, err := edgeclaim.ParseKeyID(args[0])
+			if err != nil {
+				return usagef("%v", err)
+			}
+			path := keysPath + "/" + url.PathEscape(id.String()) + "/" + use
+			return show(cmd.Context(), a, request{http.MethodPost, path, nil}, a.printKey)
+		},
+	}
+}
+
+func claims(k edgeclaim.Key) string { return strconv.FormatUint(uint64(k.Claims), 10) }
+
+func usedBy(k edgeclaim.Key) string {
+	if k.UsedBy.IsZero() {
+		return ""
+	}
+	return k.UsedBy.String()
+}
+
+func (a *app) printKey(k edgeclaim.Key) error {
+	return facts(a.stdout,
+		[2]string{"key_id", k.ID.String()},
+		[2]string{"template_id", k.Template.String()},
+		[2]string{"sha256", k.Hash.String()},
+		[2]string{"status", string(k.Status)},
+		[2]string{"claims", claims(k)},
+		[2]string{"used_by", usedBy(k)},
+		[2]string{"created_at", when(k.CreatedAt)},
+	)
+}

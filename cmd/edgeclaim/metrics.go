@@ -1,0 +1,178 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"edgeclaim"
+	"edgeclaim/provision"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+const (
+	namespace = "edgeclaim"
+	// scrapeTimeout bounds one reading of the metrics.
+	scrapeTimeout = 5 * time.Second
+	// scrapesAtOnce bounds how many readings go on side by side.
+	scrapesAtOnce = 3
+)
+
+// gauges are the box's metrics. Every label is from a closed set (P7), none
+// names a device, a key or a client. They are served to the operator only: the
+// reasons of refusals are among them (P3).
+type gauges struct {
+	registry *prometheus.Registry
+
+	claims       *prometheus.CounterVec
+	claimSeconds *prometheus.HistogramVec
+
+	commitSeconds prometheus.Histogram
+	commitClaims  prometheus.Histogram
+}
+
+func newGauges(built build) *gauges {
+	g := &gauges{
+		registry: prometheus.NewRegistry(),
+		claims: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: namespace, Name: "claims_total", Help: "Claims by face and outcome.",
+		}, []string{"face", "outcome"}),
+		claimSeconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Namespace: namespace, Name: "claim_seconds", Help: "Time from a claim's receipt to its decision; refusals are answered later.",
+			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 16), // 0.5 ms to 16 s
+		}, []string{"face"}),
+		commitSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Namespace: namespace, Name: "commit_seconds", Help: "Time of a transaction with its fsync.",
+			Buckets: prometheus.ExponentialBuckets(0.0002, 2, 16), // 0.2 ms to 6.5 s
+		}),
+		commitClaims: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Namespace: namespace, Name: "commit_claims", Help: "New devices in a transaction.",
+			Buckets: []float64{0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512},
+		}),
+	}
+	info := prometheus.NewGauge(prometheus.GaugeOpts{
+		Namespace: namespace, Name: "build_info", Help: "The version, as a label.",
+		ConstLabels: prometheus.Labels{"version": built.Version, "goversion": built.Go},
+	})
+	info.Set(1)
+	g.registry.MustRegister(g.claims, g.claimSeconds, g.commitSeconds, g.commitClaims, info,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	for _, via := range []edgeclaim.Via{edgeclaim.ViaHTTP, edgeclaim.ViaMQTT} {
+		g.claims.WithLabelValues(string(via), string(provision.OutcomeMinted))
+	}
+	return g
+}
+
+// claim is a provision.Config's Observe.
+func (g *gauges) claim(via edgeclaim.Via, outcome provision.Outcome, took time.Duration) {
+	g.claims.WithLabelValues(string(via), string(outcome)).Inc()
+	g.claimSeconds.WithLabelValues(string(via)).Observe(took.Seconds())
+}
+
+// commit is a store.Config's OnCommit.
+func (g *gauges) commit(took time.Duration, claims int) {
+	g.commitSeconds.Observe(took.Seconds())
+	g.commitClaims.Observe(float64(claims))
+}
+
+// statusFunc reads the box at a glance.
+type statusFunc = func(context.Context) (edgeclaim.Status, error)
+
+// handler serves the metrics, the state of the box among them. It is called
+// once.
+func (g *gauges) handler(status statusFunc, logger *slog.Logger) http.Handler {
+	g.registry.MustRegister(&stateCollector{status: status})
+	return promhttp.HandlerFor(g.registry, promhttp.HandlerOpts{
+		ErrorLog:            slog.NewLogLogger(logger.Handler(), slog.LevelWarn),
+		ErrorHandling:       promhttp.ContinueOnError, // a part of the metrics is better than none
+		MaxRequestsInFlight: scrapesAtOnce,
+		Timeout:             scrapeTimeout,
+	})
+}
+
+// stateCollector reads the state of the box at each scrape, so that the metrics
+// and `edgeclaim status` cannot disagree.
+type stateCollector struct{ status statusFunc }
+
+// state is one metric of the state, with its variable labels.
+func state(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc(prometheus.BuildFQName(namespace, "", name), help, labels, nil)
+}
+
+var (
+	descDevices     = state("devices", "Devices on record.")
+	descConnections = state("connections", "Open MQTT connections by kind.", "kind")
+	descPending     = state("outbox_pending", "Records that upstream does not have yet.", "lane")
+	descBytes       = state("outbox_bytes", "Bytes of those records.", "lane")
+	descOldest      = state("outbox_oldest_age_seconds", "Age of the oldest of those records.", "lane")
+	descAppended    = state("outbox_appended_total", "Records put in the outbox in its life.", "lane")
+	descAcked       = state("outbox_acked_total", "Records that upstream has.", "lane")
+	descDropped     = state("outbox_dropped_total", "Records dropped for want of room.", "lane")
+	descUpstream    = state("upstream_up", "Whether a part of the way up is up; absent where it is off.", "part")
+	descStoreBytes  = state("store_bytes", "Size of the registry's file.")
+	descSynced      = state("clock_synced", "Whether the kernel holds the wall clock for synchronised.")
+	descFloor       = state("clock_floor_timestamp_seconds", "The time below which the wall clock is not believed.")
+	descUptime      = state("uptime_seconds", "Time since the program started.")
+)
+
+// Describe implements prometheus.Collector.
+func (*stateCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, desc := range []*prometheus.Desc{
+		descDevices, descConnections, descPending, descBytes, descOldest, descAppended, descAcked, descDropped,
+		descUpstream, descStoreBytes, descSynced, descFloor, descUptime,
+	} {
+		ch <- desc
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
+	ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeout) // the interface has no context
+	defer cancel()
+	status, err := c.status(ctx)
+	if err != nil {
+		ch <- prometheus.NewInvalidMetric(descDevices, err)
+		return
+	}
+	gauge := func(desc *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, v, labels...)
+	}
+	total := func(desc *prometheus.Desc, v uint64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(v), labels...)
+	}
+	gauge(descDevices, float64(status.Devices))
+	gauge(descConnections, float64(status.Connections.Claimants), "claimant")
+	gauge(descConnections, float64(status.Connections.Devices), "device")
+	for lane, stats := range status.Outbox {
+		gauge(descPending, float64(stats.Pending), string(lane))
+		gauge(descBytes, float64(stats.Bytes), string(lane))
+		gauge(descOldest, stats.OldestAge, string(lane))
+		total(descAppended, stats.Appended, string(lane))
+		total(descAcked, stats.Acked, string(lane))
+		total(descDropped, stats.Dropped, string(lane))
+	}
+	for part, lamp := range map[string]edgeclaim.Lamp{
+		"link": status.Upstream.Link, "broker": status.Upstream.Broker, "app": status.Upstream.App,
+	} {
+		if lamp != edgeclaim.LampOff {
+			gauge(descUpstream, oneIf(lamp == edgeclaim.LampUp), part)
+		}
+	}
+	gauge(descStoreBytes, float64(status.Store.Bytes))
+	gauge(descSynced, oneIf(status.Clock.State == edgeclaim.ClockSynced))
+	if floor := status.Clock.Floor; !floor.IsZero() { // a build that knows no date has none yet
+		gauge(descFloor, float64(floor.Unix()))
+	}
+	gauge(descUptime, status.UptimeSeconds)
+}
+
+func oneIf(is bool) float64 {
+	if is {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,149 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// rowsAtOnce is how many rows of a table are laid out together: a list may be
+// longer than memory, so it is never laid out whole.
+const rowsAtOnce = 500
+
+// table lays rows out in columns.
+type table struct {
+	w    *tabwriter.Writer
+	rows int
+}
+
+func newTable(out io.Writer, head ...string) *table {
+	t := &table{w: tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)}
+	t.row(head...)
+	return t
+}
+
+// row adds a row. Errors of the output come with end.
+func (t *table) row(cells ...string) {
+	for i, cell := range cells {
+		if cell == "" {
+			cells[i] = "-"
+		}
+	}
+	_, _ = fmt.Fprintln(t.w, strings.Join(cells, "\t"))
+	if t.rows++; t.rows%rowsAtOnce == 0 {
+		_ = t.w.Flush()
+	}
+}
+
+func (t *table) end() error { return t.w.Flush() }
+
+// facts prints one thing, a name and a value a line.
+func facts(out io.Writer, pairs ...[2]string) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	for _, pair := range pairs {
+		if pair[1] != "" {
+			_, _ = fmt.Fprintf(w, "%s\t%s\n", pair[0], pair[1])
+		}
+	}
+	return w.Flush()
+}
+
+// when prints a time to the second; nothing for none.
+func when(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(time.RFC3339)
+}
+
+// printJSON prints a document that this program made.
+func (a *app) printJSON(v any) error {
+	return json.NewEncoder(a.stdout).Encode(v)
+}
+
+// show calls the box and prints the one thing it answers: the document as it
+// came with --json, else by print.
+func show[T any](ctx context.Context, a *app, ask request, print func(T) error) error {
+	document, err := newClient(a.dir()).call(ctx, ask)
+	if err != nil {
+		return err
+	}
+	if a.json {
+		_, err := fmt.Fprintf(a.stdout, "%s\n", bytes.TrimSpace(document))
+		return err
+	}
+	var v T
+	if err := json.Unmarshal(document, &v); err != nil {
+		return fmt.Errorf("reading the answer: %w", err)
+	}
+	return print(v)
+}
+
+// list prints a JSON array that the box streams, without ever holding it: the
+// array as it came with --json, else a row for each.
+func list[T any](ctx context.Context, a *app, path string, head []string, row func(T) []string) error {
+	body, err := newClient(a.dir()).open(ctx, request{http.MethodGet, path, nil})
+	if err != nil {
+		return err
+	}
+	defer body.Close() //nolint:errcheck // only read
+	if a.json {
+		return copyLine(a.stdout, body)
+	}
+	t := newTable(a.stdout, head...)
+	if err := each(body, func(v T) { t.row(row(v)...) }); err != nil {
+		return err
+	}
+	return t.end()
+}
+
+// copyLine copies a document and ends it with one line feed.
+func copyLine(w io.Writer, r io.Reader) error {
+	last := &lastByte{w: w}
+	if _, err := io.Copy(last, r); err != nil {
+		return fmt.Errorf("reading the list: %w", err)
+	}
+	if last.b == '\n' {
+		return nil
+	}
+	_, err := io.WriteString(w, "\n")
+	return err
+}
+
+// lastByte remembers the last byte written.
+type lastByte struct {
+	w io.Writer
+	b byte
+}
+
+func (l *lastByte) Write(p []byte) (int, error) {
+	if len(p) > 0 {
+		l.b = p[len(p)-1]
+	}
+	return l.w.Write(p)
+}
+
+// each decodes a JSON array one element at a time.
+func each[T any](r io.Reader, do func(T)) error {
+	decoder := json.NewDecoder(r)
+	if _, err := decoder.Token(); err != nil {
+		return fmt.Errorf("reading the list: %w", err)
+	}
+	for decoder.More() {
+		var v T
+		if err := decoder.Decode(&v); err != nil {
+			return fmt.Errorf("reading the list: %w", err)
+		}
+		do(v)
+	}
+	if _, err := decoder.Token(); err != nil {
+		return fmt.Errorf("reading the list: %w", err) // cut off in the middle
+	}
+	return nil
+}
