@@ -89,7 +89,10 @@ func TestEventsKeepTheSchema(t *testing.T) {
 			`"since":"2026-10-04T09:12:00Z","until":"2026-10-04T09:13:00Z","box_id":"b","site":"s"}`, true},
 		{edgeclaim.TypeClockChanged, edgeclaim.LaneEvt, `{"before":"1970-01-01T00:00:00Z","after":"2026-10-04T09:12:00Z",` +
 			`"offset_seconds":-1.5,"state":"synced"}`, true},
-		{edgeclaim.TypeGap, edgeclaim.LaneEvt, `{"lane":"evt","from":1,"to":5,"count":5,"reason":"full"}`, true},
+		{edgeclaim.TypeGap, edgeclaim.LaneEvt, `{"lane":"evt","from":1,"to":5,"count":5,"reason":"quota"}`, true},
+		{edgeclaim.TypeGap, edgeclaim.LaneEvt, `{"lane":"evt","reason":"quota"}`, false},
+		{edgeclaim.TypeGap, edgeclaim.LaneProv, `{"lane":"prov","from":7,"to":7,"count":1,"reason":"damaged"}`, true},
+		{edgeclaim.TypeGap, edgeclaim.LaneEvt, `{"lane":"prov","reason":"registry_set_aside"}`, true},
 		{edgeclaim.TypeGap, edgeclaim.LaneEvt, `{"lane":"evt"}`, false},
 		{"a.later.type", edgeclaim.LaneEvt, `{}`, true},
 		{"a.later.type", edgeclaim.LaneEvt, `not JSON`, true}, // told as bytes

@@ -409,6 +409,11 @@ func TestSuspectFileIsCheckedAtTheNextStart(t *testing.T) {
 	if n, err := db.Count(t.Context()); err != nil || n != 0 || db.Info().SetAside == "" {
 		t.Errorf("count is %d, %v, set aside %q", n, err, db.Info().SetAside)
 	}
+	told, err := db.Next(t.Context(), edgeclaim.LaneEvt, 0, 10)
+	noErr(t, err)
+	if len(told) != 2 || told[0].Type != edgeclaim.TypeGap || !strings.Contains(string(told[0].Data), `"lane":"prov","reason":"registry_set_aside"`) {
+		t.Errorf("upstream is told %v, want a gap for each lane", told)
+	}
 }
 
 // edit changes a closed registry behind the store's back.

@@ -192,6 +192,20 @@ func (db *DB) Next(ctx context.Context, lane edgeclaim.Lane, after uint64, maxim
 	return records, err
 }
 
+// tellSetAside tells upstream that what the damaged registry had not sent is
+// lost, however many records that were (P7). A box that cannot say so starts
+// all the same.
+func (db *DB) tellSetAside() {
+	for _, lane := range edgeclaim.Lanes() {
+		err := db.Append(context.Background(), edgeclaim.Record{
+			Type: edgeclaim.TypeGap, Stamp: db.cfg.Stamp(), Data: fmt.Appendf(nil, `{"lane":%q,"reason":"registry_set_aside"}`, lane),
+		})
+		if err != nil {
+			db.cfg.Logger.Error("upstream will not hear of the lost records", "lane", lane, "err", err)
+		}
+	}
+}
+
 // unreadable stands in for a record that cannot be read: a gap record under the
 // same sequence, the same on every send. The lane goes on, and upstream hears
 // what it has lost; failing here would stop both lanes for ever.

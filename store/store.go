@@ -103,7 +103,8 @@ func openLocked(cfg Config, lock *os.File) (*DB, error) {
 		boxID = newBoxID()
 	}
 	db, err := openExisting(cfg, lock)
-	if errors.Is(err, errDamaged) {
+	replaced := errors.Is(err, errDamaged)
+	if replaced {
 		cfg.Logger.Error("registry is damaged and is set aside", "err", err)
 		name, err := setAside(cfg.Dir, time.Now())
 		if err != nil {
@@ -115,7 +116,7 @@ func openLocked(cfg Config, lock *os.File) (*DB, error) {
 			return nil, err
 		}
 	}
-	if errors.Is(err, errDamaged) || errors.Is(err, fs.ErrNotExist) {
+	if replaced || errors.Is(err, fs.ErrNotExist) {
 		if err := create(cfg.Dir, boxID); err != nil {
 			return nil, err
 		}
@@ -124,7 +125,9 @@ func openLocked(cfg Config, lock *os.File) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	db.setAside = lastSetAside(cfg.Dir)
+	if db.setAside = lastSetAside(cfg.Dir); replaced {
+		db.tellSetAside()
+	}
 	if copied, err := readBoxID(cfg.Dir); err != nil || copied != db.boxID {
 		if err := writeWhole(filepath.Join(cfg.Dir, boxIDFile), db.boxID+"\n"); err != nil {
 			return nil, errors.Join(err, db.bolt.Close())
