@@ -40,18 +40,19 @@ run: build ## start a box in ./var with a sample key, and print the lines that c
 	@exec env HTTP="$(HTTP)" MQTT="$(MQTT)" ADMIN="$(ADMIN)" DATA="$(DATA)" scripts/run.sh
 
 tryout: need ## do what README.md tells a newcomer: make run, paste its lines, stop
+	@scripts/packages.sh curl mosquitto mosquitto-clients
 	@scripts/tryout.sh
 
 test: need ## the core tests, against a real Mosquitto (under 10 minutes)
-	@scripts/packages.sh mosquitto mosquitto-clients
+	@scripts/packages.sh curl mosquitto mosquitto-clients
 	EDGECLAIM_REQUIRE_MOSQUITTO=1 $(GOTEST) -short -timeout 10m $(PACKAGES)
 
 test-all: need ## every test: crash storms, full disks, system call traces, a million devices
-	@scripts/packages.sh mosquitto mosquitto-clients strace
+	@scripts/packages.sh curl mosquitto mosquitto-clients strace
 	EDGECLAIM_REQUIRE_MOSQUITTO=1 $(GOTEST) -count=1 -timeout 30m $(PACKAGES)
 
 race: need ## the core tests under the race detector (needs a C compiler)
-	@scripts/packages.sh mosquitto mosquitto-clients cc
+	@scripts/packages.sh curl mosquitto mosquitto-clients cc
 	EDGECLAIM_REQUIRE_MOSQUITTO=1 $(RACETEST) -short -timeout 20m $(PACKAGES)
 
 vet: need ## gofmt and go vet

@@ -8,6 +8,7 @@ set -eu
 # program PACKAGE: a program by which the package is known, and what it is for.
 program() {
 	case $1 in
+	curl) echo "curl the tests claim with it" ;;
 	mosquitto) echo "mosquitto the tests run the bridge against it" ;;
 	mosquitto-clients) echo "mosquitto_rr the tests claim with it" ;;
 	strace) echo "strace a test traces the fsync between claim and answer" ;;
