@@ -23,8 +23,9 @@ var (
 	ErrConflict = errors.New("conflict")
 	// ErrThrottled: too many, too fast; trying later helps.
 	ErrThrottled = errors.New("too many requests")
-	// ErrUnavailable: the box cannot commit now (disk full, lane full,
-	// stopping); nothing was stored, and trying later helps.
+	// ErrUnavailable: the box cannot commit now. With the disk or a lane full,
+	// or while stopping, nothing was stored and trying later helps; after a
+	// failed fsync nobody knows, the program ends, and a retry finds out (P8).
 	ErrUnavailable = errors.New("unavailable")
 )
 
@@ -65,7 +66,6 @@ const (
 	ReasonTemplateDisabled Reason = "template_disabled"
 	ReasonExpired          Reason = "expired"
 	ReasonPatternMismatch  Reason = "pattern_mismatch"
-	ReasonHardwareDenied   Reason = "hardware_denied"
 	ReasonHardwareRevoked  Reason = "hardware_revoked"
 )
 

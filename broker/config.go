@@ -75,8 +75,7 @@ const (
 	// deadline for 43,691 s wraps to now.
 	maxKeepAlive = 43_690 * time.Second
 	maxTimeout   = time.Hour
-	// minClaimTimeout is well above edgeclaim.RefusalDelay, which a claim's
-	// time-out would cut short (P3).
+	// minClaimTimeout leaves a slow flash the time of a few commits.
 	minClaimTimeout = 100 * time.Millisecond
 )
 

@@ -24,7 +24,7 @@ const (
 // asked in. It returns when the decision is durable (P1), a refusal no sooner
 // than edgeclaim.RefusalDelay after ask.ReceivedAt (P3); the wait is a timer's,
 // it holds no core. It never fails: whatever happened is in the answer's Code,
-// and CodeUnavailable means that nothing was stored.
+// and CodeUnavailable means that nothing is known to be stored.
 func (s *Service) Answer(ctx context.Context, ask edgeclaim.Ask) edgeclaim.Answer {
 	good, err := s.claim(ctx, ask)
 	outcome := good.outcome

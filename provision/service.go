@@ -26,7 +26,7 @@ type Claims interface {
 	// decide returns is stored whole, and Claim returns nil only when that is
 	// fsynced (P1). An error of decide is returned as it is and leaves nothing
 	// behind; so does nil for both. decide may be called more than once and
-	// never calls the store. ErrUnavailable: nothing stored, try later.
+	// never calls the store. ErrUnavailable: not committed, try later.
 	Claim(ctx context.Context, ref edgeclaim.ClaimRef, decide Decide) error
 	// Device returns a device by its id, ErrNotFound when there is none.
 	Device(ctx context.Context, id edgeclaim.DeviceID) (edgeclaim.Device, error)

@@ -356,7 +356,7 @@ func TestOwnOneTimeKeyAfterAnother(t *testing.T) {
 
 // TestRetriesWhileCommitting: a device that claims again before its first claim
 // is answered is never refused for the one-time key that it is using up, and
-// never told that it is known before that is durable.
+// gets one key in all.
 func TestRetriesWhileCommitting(t *testing.T) {
 	r := newRig(t)
 	for round := range 200 {

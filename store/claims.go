@@ -128,7 +128,8 @@ func (db *DB) Count(ctx context.Context) (uint64, error) {
 // leaves nothing behind. With nil, nil nothing is stored.
 //
 // ErrNotFound: no such key. ErrUnavailable: the disk, the file or the
-// provisioning lane is full, or the store is closing; nothing was stored.
+// provisioning lane is full, or the store is closing, and nothing was stored; or
+// the store failed, and nobody knows.
 func (db *DB) Claim(ctx context.Context, ref edgeclaim.ClaimRef,
 	decide func(edgeclaim.Grant, *edgeclaim.Device) (*edgeclaim.Minted, error),
 ) error {
