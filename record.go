@@ -62,14 +62,75 @@ const (
 	ClockUnsynced ClockState = "unsynced"
 )
 
-// LaneStats is the state of a lane. Appended = acked + dropped + pending,
-// always.
+// Mark is a place in a lane of one life of the outbox.
+type Mark struct {
+	Epoch string
+	Lane  Lane
+	// Upto is the sequence up to which, and with which, the mark stands.
+	Upto uint64
+	// Check names the last record told up to there; zero when nobody knows.
+	Check Check
+}
+
+// LaneMarks is where a box stands in a lane.
+type LaneMarks struct {
+	// First is the first sequence that the box has not forgotten, one above
+	// Appended when it has forgotten all.
+	First uint64 `json:"first"`
+	// Appended is the last sequence that was given.
+	Appended uint64 `json:"appended"`
+	// Check names the last record that upstream acknowledged.
+	Check Check `json:"check,omitzero"`
+}
+
+// Check names a record by what is in it: a box whose record of that sequence is
+// another one does not hold what it once told, but is an old copy that went on
+// by itself.
+type Check struct {
+	Sequence uint64 `json:"sequence"`
+	// Hash is 22 characters, base64url of 16 bytes; bridge/wire says of what.
+	Hash string `json:"hash"`
+}
+
+// IsZero reports whether nothing is known.
+func (c Check) IsZero() bool { return c == Check{} }
+
+// Contradicts reports whether the two name different records of one sequence.
+func (c Check) Contradicts(other Check) bool {
+	return !c.IsZero() && c.Sequence == other.Sequence && c.Hash != other.Hash
+}
+
+// Quarantined is a record that upstream will never take as it is, or one of the
+// same device behind it. An operator requeues or discards it.
+type Quarantined struct {
+	// ID names it among the quarantined: unique for ever, ascending in the
+	// order of their sequences.
+	ID       string     `json:"id"`
+	Lane     Lane       `json:"lane"`
+	Sequence uint64     `json:"sequence"` // that it had in its lane
+	Epoch    string     `json:"epoch"`
+	Type     RecordType `json:"type"`
+	Device   DeviceID   `json:"device_id,omitzero"`
+	Time     time.Time  `json:"time"` // the record's
+	// Reason is upstream's word, of the record it refused; empty of those
+	// parked behind it.
+	Reason   string    `json:"reason,omitempty"`
+	ParkedAt time.Time `json:"parked_at"`
+}
+
+// LaneStats is the state of a lane in this epoch. Appended = acked + dropped +
+// parked + pending, always.
 type LaneStats struct {
 	Pending  uint64 `json:"pending"`
 	Bytes    uint64 `json:"bytes"`
 	Appended uint64 `json:"appended"`
 	Acked    uint64 `json:"acked"`
 	Dropped  uint64 `json:"dropped"`
+	// Parked counts those that left for the quarantine. A requeued one is
+	// appended anew, a discarded one leaves a gap record.
+	Parked uint64 `json:"parked"`
+	// Quarantined are those in quarantine now, of whatever epoch.
+	Quarantined uint64 `json:"quarantined"`
 	// OldestAge is how long the oldest pending record has waited, in seconds
 	// of running time; 0 when none waits.
 	OldestAge float64 `json:"oldest_age_seconds"`

@@ -41,6 +41,52 @@ type UpstreamStatus struct {
 	LastError string `json:"last_error,omitempty"`
 	// NextTrySeconds is when the next connection is tried, when one is due.
 	NextTrySeconds float64 `json:"next_try_seconds,omitempty"`
+	// Ack is the mode of acknowledgement: puback or app.
+	Ack string `json:"ack,omitempty"`
+	// Enrolled: only what the enrolled key has signed is taken from upstream.
+	Enrolled bool `json:"enrolled"`
+	// UpstreamID is the application that welcomed the box last.
+	UpstreamID string `json:"upstream_id,omitempty"`
+	// InFlight counts the records on their way, Credit how many may be.
+	InFlight int `json:"in_flight"`
+	Credit   int `json:"credit,omitempty"`
+	// Alarms are what upstream did that it must not, since the program began.
+	Alarms []AlarmCount `json:"alarms,omitempty"`
+}
+
+// Alarm is a kind of thing that must not happen between a box and upstream,
+// and that somebody has to look into.
+type Alarm string
+
+// The alarms, a closed set, so that a metric may label by them.
+const (
+	// AlarmForged: a message that had to be signed by the enrolled key was not.
+	AlarmForged Alarm = "forged"
+	// AlarmMalformed: a message that nobody can read.
+	AlarmMalformed Alarm = "malformed"
+	// AlarmOversized: a message above the limit, not read.
+	AlarmOversized Alarm = "oversized"
+	// AlarmForeign: a message for another box, or of another epoch.
+	AlarmForeign Alarm = "foreign"
+	// AlarmAckAbove: an acknowledgement above what was sent.
+	AlarmAckAbove Alarm = "ack_above_sent"
+	// AlarmStale: upstream says that this box is an old copy of itself.
+	AlarmStale Alarm = "stale_epoch"
+	// AlarmFenced: upstream says that another holds this box's identity.
+	AlarmFenced Alarm = "fenced"
+	// AlarmNotWelcome: upstream does not take this box, or not its protocol.
+	AlarmNotWelcome Alarm = "not_welcome"
+	// AlarmUpstreamBehind: upstream has lost what it had acknowledged.
+	AlarmUpstreamBehind Alarm = "upstream_behind"
+	// AlarmQuarantine: upstream will never take a record.
+	AlarmQuarantine Alarm = "quarantine"
+)
+
+// AlarmCount is an alarm, how often it rose and when last.
+type AlarmCount struct {
+	Alarm Alarm     `json:"alarm"`
+	Count uint64    `json:"count"`
+	Last  time.Time `json:"last"`
 }
 
 // ClockStatus is the box's idea of time (P10).

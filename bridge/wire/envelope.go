@@ -1,0 +1,106 @@
+package wire
+
+import (
+	"crypto/ed25519"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+
+	"github.com/go-json-experiment/json"
+
+	"edgeclaim"
+)
+
+// ErrForged: a message that had to be signed by the key that the box was
+// enrolled with, and was not.
+var ErrForged = errors.New("not signed by the enrolled key")
+
+// envelope is how everything comes down: a payload as raw bytes, so that
+// nobody has to agree on how JSON is spelled, and a signature over them.
+type envelope struct {
+	Payload   string `json:"payload"` // base64url without padding, as is the signature
+	Key       string `json:"key_id"`
+	Signature string `json:"signature"`
+}
+
+// signed is what the signature covers before the payload, so that no signature
+// made for another purpose fits here.
+const signed = "edgeclaim/v1/down\x00"
+
+// KeyName is how a public key is named: 16 hex digits of its SHA-256.
+func KeyName(key ed25519.PublicKey) string {
+	sum := sha256.Sum256(key)
+	return hex.EncodeToString(sum[:8])
+}
+
+// Seal signs a message for the way down.
+func Seal(key ed25519.PrivateKey, message Down) ([]byte, error) {
+	payload, err := json.Marshal(message)
+	if err != nil {
+		return nil, err
+	}
+	public, _ := key.Public().(ed25519.PublicKey) // always: crypto/ed25519 says so
+	signature := ed25519.Sign(key, append([]byte(signed), payload...))
+	return json.Marshal(&envelope{
+		Payload: base64.RawURLEncoding.EncodeToString(payload), Key: KeyName(public),
+		Signature: base64.RawURLEncoding.EncodeToString(signature),
+	})
+}
+
+// Open returns an envelope's payload. With a key, only a payload that the key
+// has signed (ErrForged); with none, as it is, and a bare payload without an
+// envelope as well. ErrInvalid: it is neither.
+func Open(key ed25519.PublicKey, text []byte) ([]byte, error) {
+	var e envelope
+	if err := decode(text, &e); err != nil {
+		return nil, err
+	}
+	if len(key) == 0 && e.Payload == "" {
+		return text, nil
+	}
+	payload, err := base64.RawURLEncoding.DecodeString(e.Payload)
+	if len(key) == 0 {
+		if err != nil {
+			return nil, edgeclaim.Invalid("payload", "want base64url without padding")
+		}
+		return payload, nil
+	}
+	signature, bad := base64.RawURLEncoding.DecodeString(e.Signature)
+	if err != nil || bad != nil || len(key) != ed25519.PublicKeySize ||
+		!ed25519.Verify(key, append([]byte(signed), payload...), signature) {
+		return nil, ErrForged
+	}
+	return payload, nil
+}
+
+// Enrolment is the file that tells a box whom to trust upstream.
+type Enrolment struct {
+	Type     string `json:"type"` // EnrolmentType
+	Upstream string `json:"upstream_id"`
+	// Key is the Ed25519 public key, base64url without padding.
+	Key string `json:"public_key"`
+}
+
+// EnrolmentType is an Enrolment's type.
+const EnrolmentType = "edgeclaim.enrolment.v1"
+
+// DecodeEnrolment reads an enrolment file and its key. ErrInvalid names the
+// member at fault.
+func DecodeEnrolment(text []byte) (Enrolment, ed25519.PublicKey, error) {
+	var e Enrolment
+	if err := decode(text, &e); err != nil {
+		return e, nil, err
+	}
+	if e.Type != EnrolmentType {
+		return e, nil, edgeclaim.Invalid("type", "want %q", EnrolmentType)
+	}
+	if !isLevel(e.Upstream) {
+		return e, nil, edgeclaim.Invalid("upstream_id", "want 1 to %d characters of A-Z a-z 0-9 . _ -", MaxLevel)
+	}
+	key, err := base64.RawURLEncoding.DecodeString(e.Key)
+	if err != nil || len(key) != ed25519.PublicKeySize {
+		return e, nil, edgeclaim.Invalid("public_key", "want %d bytes, base64url without padding", ed25519.PublicKeySize)
+	}
+	return e, key, nil
+}

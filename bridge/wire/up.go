@@ -1,0 +1,171 @@
+package wire
+
+import (
+	"time"
+
+	"github.com/go-json-experiment/json"
+
+	"edgeclaim"
+)
+
+// The types of the messages under up/ctl and up/snap.
+const (
+	TypeHello    = "hello"
+	TypeWant     = "want"
+	TypeSnapshot = "snapshot"
+)
+
+// Hello begins a session: the first message of a connection, said again until
+// a Welcome or a Refused comes, and whenever an Again does.
+type Hello struct {
+	Type string `json:"type"` // TypeHello
+	// Versions are the protocol's versions that the box speaks.
+	Versions []int  `json:"versions"`
+	Box      string `json:"box_id"`
+	Site     string `json:"site"`
+	Program  string `json:"program,omitempty"`
+	Epoch    string `json:"epoch"`
+	// Previous is the epoch that this one took the place of, empty when the
+	// box does not know of one.
+	Previous string `json:"previous_epoch,omitempty"`
+	// Nonce names the session: 22 characters, base64url of 16 random bytes,
+	// new for each connection.
+	Nonce string `json:"nonce"`
+	// Upstream is the application that the box was last welcomed by.
+	Upstream string `json:"upstream_id,omitempty"`
+	// Enrolled: the box takes nothing that is not signed.
+	Enrolled bool                                   `json:"enrolled"`
+	Lanes    map[edgeclaim.Lane]edgeclaim.LaneMarks `json:"lanes"`
+	Devices  uint64                                 `json:"devices"`
+	Time     time.Time                              `json:"time"`
+	Clock    edgeclaim.ClockState                   `json:"clk"`
+}
+
+// Want asks for something beside the lanes.
+type Want struct {
+	Type  string `json:"type"` // TypeWant
+	Box   string `json:"box_id"`
+	Epoch string `json:"epoch"`
+	Nonce string `json:"nonce"`
+	// What is WantRegistry.
+	What string `json:"what"`
+	// After is the last device that the box has; empty for the first page.
+	After string `json:"after,omitempty"`
+	// Done: the box has all, upstream need not offer it any more.
+	Done bool `json:"done,omitempty"`
+}
+
+// WantRegistry asks for the devices that the box once told, a page at a time.
+const WantRegistry = "registry"
+
+// SnapshotPage tells a part of the box's registry as it is. Pages count from 1
+// within their id.
+type SnapshotPage struct {
+	Type    string             `json:"type"` // TypeSnapshot
+	Box     string             `json:"box_id"`
+	Epoch   string             `json:"epoch"`
+	Nonce   string             `json:"nonce"`
+	ID      string             `json:"id"`
+	Page    uint64             `json:"page"`
+	Last    bool               `json:"last"`
+	Devices []edgeclaim.Device `json:"devices"`
+}
+
+// Encode writes a message as one line of JSON.
+func Encode(message any) ([]byte, error) { return json.Marshal(message) }
+
+// DecodeUp reads a message under up/ctl or up/snap: *Hello, *Want or
+// *SnapshotPage. ErrInvalid says what is wrong, and that the topic's box is
+// not the message's. A type that is not known is nil without an error: a later
+// version may say more.
+func DecodeUp(n Names, text []byte) (any, error) {
+	var head struct {
+		Type string `json:"type"`
+		Box  string `json:"box_id"`
+	}
+	if err := decode(text, &head); err != nil {
+		return nil, err
+	}
+	if head.Box != n.Box {
+		return nil, edgeclaim.Invalid("box_id", "not the box of the topic")
+	}
+	switch head.Type {
+	case TypeHello:
+		return decodeAs(text, (*Hello).check)
+	case TypeWant:
+		return decodeAs(text, (*Want).check)
+	case TypeSnapshot:
+		return decodeAs(text, (*SnapshotPage).check)
+	}
+	return nil, nil
+}
+
+func decodeAs[T any](text []byte, check func(*T) error) (any, error) {
+	message := new(T)
+	if err := decode(text, message); err != nil {
+		return nil, err
+	}
+	if err := check(message); err != nil {
+		return nil, err
+	}
+	return message, nil
+}
+
+func (h *Hello) check() error {
+	if len(h.Versions) == 0 {
+		return edgeclaim.Invalid("versions", "want at least one")
+	}
+	for _, lane := range edgeclaim.Lanes() {
+		marks := h.Lanes[lane]
+		if marks.First == 0 || marks.First > marks.Appended+1 {
+			return edgeclaim.Invalid("lanes", "%s: want first from 1 to appended+1", lane)
+		}
+	}
+	return checkSession(h.Epoch, h.Nonce)
+}
+
+func (w *Want) check() error {
+	if w.After != "" {
+		if _, err := edgeclaim.ParseDeviceID(w.After); err != nil {
+			return edgeclaim.Invalid("after", "want a device id")
+		}
+	}
+	return checkSession(w.Epoch, w.Nonce)
+}
+
+func (p *SnapshotPage) check() error {
+	if p.Page == 0 || !isLevel(p.ID) {
+		return edgeclaim.Invalid("page", "want an id, and pages from 1")
+	}
+	return checkSession(p.Epoch, p.Nonce)
+}
+
+// checkSession judges the names that a session is known by.
+func checkSession(epoch, nonce string) error {
+	if !IsEpoch(epoch) {
+		return edgeclaim.Invalid("epoch", "want 26 to 36 characters of A-Z a-z 0-9")
+	}
+	if !isLevel(nonce) || len(nonce) < minNonce {
+		return edgeclaim.Invalid("nonce", "want %d to %d characters of base64url", minNonce, MaxLevel)
+	}
+	return nil
+}
+
+// minNonce is the shortest nonce, in characters: 96 bits.
+const minNonce = 16
+
+// IsEpoch reports whether text can name a life of an outbox: 26 to 36
+// characters of A-Z, a-z and 0-9.
+func IsEpoch(text string) bool {
+	if len(text) < 26 || len(text) > 36 {
+		return false
+	}
+	for _, c := range []byte(text) {
+		switch {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9':
+		default:
+			return false
+		}
+	}
+	return true
+}
