@@ -32,6 +32,11 @@ var rules = []rule{
 		because:  "the root is the nouns that all others share; a library here would be in all of them",
 	},
 	{
+		packages: module + "/internal/protocolschema",
+		allowed:  []string{module, "github.com/santhosh-tekuri/jsonschema/v6/...", "github.com/goccy/go-yaml/..."},
+		because:  "for tests: what is said is held against the schemas",
+	},
+	{
 		packages: module + "/internal/...",
 		allowed:  []string{module + "/internal/...", "golang.org/x/sys/...", module},
 		because:  "small packages of one idea each, with nothing to drag along",
@@ -50,10 +55,23 @@ var rules = []rule{
 		because: "the store is the one door to bbolt, and knows no rule and no face",
 	},
 	{
+		packages: module + "/bridge/wire/...",
+		allowed:  []string{module, "github.com/go-json-experiment/json/..."},
+		because:  "the protocol is words alone: both ends stand on it, and it knows no connection, file or clock",
+	},
+	{
+		packages: module + "/bridge/hub/registry/...",
+		allowed: []string{
+			module, module + "/internal/...", module + "/bridge/wire", "github.com/go-json-experiment/json/...",
+			"modernc.org/sqlite/...", "github.com/jackc/pgx/v5/...", "golang.org/x/...",
+		},
+		because: "the hub's registry is the one door to SQL, and knows no connection",
+	},
+	{
 		packages: module + "/bridge/...",
 		allowed: []string{
 			module, module + "/internal/...", module + "/bridge/...",
-			"github.com/eclipse/paho.mqtt.golang/...", "golang.org/x/...",
+			"github.com/eclipse/paho.mqtt.golang/...", "github.com/go-json-experiment/json/...", "golang.org/x/...",
 		},
 		because: "the way up is the one door to paho, and knows the outbox only by its own interface",
 	},
@@ -85,7 +103,10 @@ var rules = []rule{
 }
 
 // Packages that only tests may import: they start processes and fail loudly.
-var forTests = []string{module + "/internal/mosquitto"}
+var forTests = []string{
+	module + "/internal/mosquitto", module + "/internal/postgres",
+	module + "/internal/mqttproxy", module + "/internal/protocolschema",
+}
 
 func TestImports(t *testing.T) {
 	t.Parallel()
@@ -99,19 +120,22 @@ func TestImports(t *testing.T) {
 func TestImportRulesFail(t *testing.T) {
 	t.Parallel()
 	for from, to := range map[string]string{
-		"edgeclaim":                    "golang.org/x/sync/errgroup",
-		"edgeclaim/broker":             "edgeclaim/store",
-		"edgeclaim/store":              "edgeclaim/provision",
-		"edgeclaim/bridge":             "edgeclaim/store",
-		"edgeclaim/bridge/device":      "github.com/mochi-mqtt/server/v2/packets",
-		"edgeclaim/provision":          "github.com/gin-gonic/gin",
-		"edgeclaim/provision/httpapi":  "edgeclaim/store",
-		"edgeclaim/cmd/edgeclaim":      "go.etcd.io/bbolt",
-		"edgeclaim/internal/topic":     "edgeclaim/broker",
-		"edgeclaim/internal/clock":     "github.com/spf13/cobra",
-		"edgeclaim/internal/mosquitto": "go.etcd.io/bbolt",
-		"edgeclaim/cmd/edgehub":        "edgeclaim/internal/mosquitto",
-		"edgeclaim/newcomer":           "fmt",
+		"edgeclaim":                     "golang.org/x/sync/errgroup",
+		"edgeclaim/broker":              "edgeclaim/store",
+		"edgeclaim/store":               "edgeclaim/provision",
+		"edgeclaim/bridge":              "edgeclaim/store",
+		"edgeclaim/bridge/device":       "github.com/mochi-mqtt/server/v2/packets",
+		"edgeclaim/bridge/wire":         "github.com/eclipse/paho.mqtt.golang",
+		"edgeclaim/bridge/hub":          "modernc.org/sqlite",
+		"edgeclaim/bridge/hub/registry": "edgeclaim/bridge/internal/client",
+		"edgeclaim/provision":           "github.com/gin-gonic/gin",
+		"edgeclaim/provision/httpapi":   "edgeclaim/store",
+		"edgeclaim/cmd/edgeclaim":       "go.etcd.io/bbolt",
+		"edgeclaim/internal/topic":      "edgeclaim/broker",
+		"edgeclaim/internal/clock":      "github.com/spf13/cobra",
+		"edgeclaim/internal/mosquitto":  "go.etcd.io/bbolt",
+		"edgeclaim/cmd/edgehub":         "edgeclaim/internal/mosquitto",
+		"edgeclaim/newcomer":            "fmt",
 	} {
 		if got := violations(map[string][]string{from: {"fmt", to}}); len(got) != 1 {
 			t.Errorf("%s imports %s: %d violations %q, want 1", from, to, len(got), got)
@@ -122,6 +146,7 @@ func TestImportRulesFail(t *testing.T) {
 		"edgeclaim/broker":            {"edgeclaim", "edgeclaim/internal/topic", "github.com/mochi-mqtt/server/v2/packets"},
 		"edgeclaim/provision/httpapi": {"edgeclaim/provision", "github.com/gin-gonic/gin"},
 		"edgeclaim/bridge/device":     {"edgeclaim", "github.com/eclipse/paho.mqtt.golang"},
+		"edgeclaim/bridge/hub":        {"edgeclaim", "edgeclaim/bridge/hub/registry", "edgeclaim/bridge/wire"},
 		"edgeclaim/cmd/edgeclaim":     {"edgeclaim/store", "github.com/spf13/cobra", "golang.org/x/sync/errgroup"},
 	}
 	if diff := cmp.Diff([]string(nil), violations(fine)); diff != "" {
