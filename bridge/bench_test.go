@@ -1,6 +1,7 @@
 package bridge_test
 
 import (
+	"bytes"
 	"fmt"
 	"net"
 	"sync"
@@ -8,9 +9,11 @@ import (
 	"time"
 
 	mqtt "github.com/eclipse/paho.mqtt.golang"
+	"github.com/eclipse/paho.mqtt.golang/packets"
 
 	"edgeclaim"
 	"edgeclaim/bridge"
+	"edgeclaim/bridge/wire"
 	"edgeclaim/internal/mosquitto"
 )
 
@@ -49,6 +52,7 @@ func fill(outbox *memory, n int) {
 	outbox.mu.Lock()
 	defer outbox.mu.Unlock()
 	l := outbox.lanes[edgeclaim.LaneProv]
+	l.last = uint64(n)
 	for i := range n {
 		l.records = append(l.records, newRecord(edgeclaim.LaneProv, uint64(i+1)))
 	}
@@ -132,4 +136,87 @@ func hold(dst, src net.Conn, delay time.Duration) {
 	}
 	close(chunks)
 	writer.Wait()
+}
+
+// BenchmarkAppDrain drains a backlog to an application that takes a batch with
+// nothing but its marks. One operation is one record, encoded, sent,
+// acknowledged and forgotten; puback is the same records to a broker as bare.
+func BenchmarkAppDrain(b *testing.B) {
+	for _, rtt := range []time.Duration{0, 40 * time.Millisecond} {
+		for _, window := range []int{1024, 4096} {
+			b.Run(fmt.Sprintf("rtt=%v/window=%d/ack=app", rtt, window), func(b *testing.B) {
+				u := listen(b, "", fastApplication)
+				benchApp(b, delayed(b, u.listener.Addr().String(), rtt), window, bridge.AckApp)
+			})
+			b.Run(fmt.Sprintf("rtt=%v/window=%d/ack=puback", rtt, window), func(b *testing.B) {
+				u := listen(b, "", fastApplication)
+				benchApp(b, delayed(b, u.listener.Addr().String(), rtt), window, bridge.AckPuback)
+			})
+		}
+	}
+}
+
+func benchApp(b *testing.B, address string, window int, ack string) {
+	conf := bridge.Defaults()
+	conf.URL, conf.Window, conf.Ack, conf.StartSpread = "mqtt://"+address, window, ack, 0
+	outbox := newMemory()
+	r := startWith(b, conf, outbox.parts())
+	r.awaitStatus(b, func(s edgeclaim.UpstreamStatus) bool { return up(s) && s.App != edgeclaim.LampDown })
+	fill(outbox, b.N)
+	b.ReportAllocs()
+	b.ResetTimer()
+	outbox.add(edgeclaim.LaneProv, 1)
+	outbox.awaitAcked(b, edgeclaim.LaneProv, uint64(b.N)+1)
+	b.StopTimer()
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "records/s")
+	r.stop()
+}
+
+// fastApplication acknowledges what it is sent by the head of each batch.
+func fastApplication(p *peer) {
+	if p.connack(packets.Accepted) == nil {
+		return
+	}
+	var head wire.Head
+	say := func(kind string, message wire.Down) {
+		m, _ := packets.NewControlPacket(packets.Publish).(*packets.PublishPacket)
+		m.TopicName = root + "/down/" + kind
+		m.Payload, _ = wire.Encode(message)
+		_ = m.Write(p)
+	}
+	for {
+		switch packet := p.read().(type) {
+		case *packets.SubscribePacket:
+			ack, _ := packets.NewControlPacket(packets.Suback).(*packets.SubackPacket)
+			ack.MessageID, ack.ReturnCodes = packet.MessageID, []byte{0}
+			_ = ack.Write(p)
+		case *packets.PublishPacket:
+			p.puback(packet.MessageID)
+			switch {
+			case packet.TopicName == root+"/up/ctl":
+				message, err := wire.DecodeUp(wire.Names{Site: site, Box: box}, packet.Payload)
+				hello, ok := message.(*wire.Hello)
+				if err != nil || !ok {
+					return
+				}
+				head = wire.Head{Type: wire.TypeWelcome, Box: box, Epoch: hello.Epoch, Nonce: hello.Nonce, Time: time.Now().UTC()}
+				say(wire.KindControl, &wire.Welcome{
+					Head: head, Version: wire.Version, Upstream: "hub-1", Credit: bridge.MaxWindow,
+					Resume: map[edgeclaim.Lane]wire.Resume{edgeclaim.LaneProv: {}, edgeclaim.LaneEvt: {}},
+				})
+			case bytes.Contains(packet.Payload[:min(400, len(packet.Payload))], []byte(`"type":"batch"`)):
+				_, rest, _ := bytes.Cut(packet.Payload, []byte(`"last":"`))
+				upto, err := wire.ParseSequence(string(rest[:20]))
+				if err != nil {
+					return
+				}
+				head.Type = wire.TypeAck
+				say(wire.KindAck, &wire.Ack{Head: head, Upto: map[edgeclaim.Lane]uint64{edgeclaim.LaneProv: upto}})
+			}
+		case *packets.PingreqPacket:
+			_ = packets.NewControlPacket(packets.Pingresp).Write(p)
+		case nil:
+			return
+		}
+	}
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/eclipse/paho.mqtt.golang/packets"
+	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 
 	"edgeclaim"
@@ -45,13 +46,21 @@ type running struct {
 	stop func() // ends Run and waits for it
 }
 
-func start(t testing.TB, conf bridge.Config, outbox bridge.Outbox) *running {
+func start(t testing.TB, conf bridge.Config, outbox *memory) *running {
+	t.Helper()
+	return startWith(t, conf, bridge.Parts{Outbox: outbox})
+}
+
+func startWith(t testing.TB, conf bridge.Config, parts bridge.Parts, before ...func(*bridge.Bridge)) *running {
 	t.Helper()
 	log := &buffer{}
 	logger := slog.New(slog.NewJSONHandler(log, nil))
-	b, err := bridge.New(conf, outbox, bridge.Identity{Site: site, Box: box, Version: "1.2.3"}, logger)
+	b, err := bridge.New(conf, parts, bridge.Identity{Site: site, Box: box, Version: "1.2.3"}, logger)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, f := range before {
+		f(b)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -219,9 +228,10 @@ func TestTellsWhatIsThereAndWhatComes(t *testing.T) {
 	status := b.awaitStatus(t, up)
 	want := edgeclaim.UpstreamStatus{
 		Link: edgeclaim.LampUp, Broker: edgeclaim.LampUp, App: edgeclaim.LampOff, URL: u.url(),
+		Ack: bridge.AckPuback,
 	}
-	if status != want {
-		t.Errorf("status %+v, want %+v", status, want)
+	if diff := cmp.Diff(want, status); diff != "" {
+		t.Errorf("status (-want +got):\n%s", diff)
 	}
 	b.stop()
 

@@ -2,45 +2,88 @@ package bridge
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"edgeclaim"
+	"edgeclaim/bridge/internal/client"
+	"edgeclaim/bridge/wire"
 )
 
-// send tells what the outbox holds, and then what comes, until ctx or the
+// drain tells records one by one, and takes the broker's PUBACK for their
+// arrival: AckPuback.
+type drain struct {
+	*session
+	slots  chan struct{} // holds one for each record on its way
+	flight chan sent     // the records on their way, in order; the sender closes it
+}
+
+// sent is a record on its way.
+type sent struct {
+	*client.Delivery
+	lane     edgeclaim.Lane
+	sequence uint64
+}
+
+func newDrain(s *session) *drain {
+	return &drain{
+		session: s,
+		slots:   make(chan struct{}, s.conf.Window),
+		flight:  make(chan sent, s.conf.Window),
+	}
+}
+
+// run tells what the outbox holds, and then what comes, until ctx or the
 // connection ends.
-func (s *session) send(ctx context.Context) {
-	defer close(s.flight)
+func (d *drain) run(ctx context.Context) error {
+	var group errgroup.Group
+	group.Go(func() error { d.send(ctx); return nil })
+	group.Go(func() error { d.collect(); return nil })
+	_ = group.Wait() // the connection knows why it ended
+	return d.conn.Cause()
+}
+
+// send tells what the outbox holds, and then what comes, until ctx or the
+// connection ends. From here on the cursor is the sender's alone: sent up to
+// there.
+func (d *drain) send(ctx context.Context) {
+	defer close(d.flight)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(s.ended, cancel)()
+	defer d.conn.OnEnd(cancel)()
 	for ctx.Err() == nil {
-		if err := s.drain(ctx, edgeclaim.Lanes()); err != nil {
+		if err := d.pending(ctx, edgeclaim.Lanes()); err != nil {
 			if ctx.Err() == nil {
-				s.end(err)
+				d.conn.Fail(err)
 			}
 			return
 		}
 		select {
 		case <-ctx.Done():
-		case <-s.outbox.Appended():
+		case <-d.parts.Outbox.Appended():
 		}
 	}
 }
 
-// drain tells everything pending in the lanes, each before the next.
-func (s *session) drain(ctx context.Context, lanes []edgeclaim.Lane) error {
+// pending tells everything pending in the lanes, each before the next.
+func (d *drain) pending(ctx context.Context, lanes []edgeclaim.Lane) error {
 	for i, lane := range lanes {
 		for {
-			records, err := s.outbox.Next(ctx, lane, s.cursor[lane], s.conf.ReadBatch)
+			after := edgeclaim.Mark{Epoch: d.epoch, Lane: lane, Upto: d.cursor[lane]}
+			records, err := d.parts.Outbox.Next(ctx, after, d.conf.ReadBatch)
+			if errors.Is(err, edgeclaim.ErrConflict) {
+				return errRenewed
+			}
 			if err != nil {
 				return fmt.Errorf("outbox: %w", err)
 			}
 			if len(records) == 0 {
 				break
 			}
-			if err := s.tell(ctx, records, lanes[:i]); err != nil {
+			if err := d.tell(ctx, records, lanes[:i]); err != nil {
 				return err
 			}
 		}
@@ -50,35 +93,35 @@ func (s *session) drain(ctx context.Context, lanes []edgeclaim.Lane) error {
 
 // tell sends the records of one lane, and before each what has come in the
 // lanes that go first.
-func (s *session) tell(ctx context.Context, records []edgeclaim.Record, first []edgeclaim.Lane) error {
+func (d *drain) tell(ctx context.Context, records []edgeclaim.Record, first []edgeclaim.Lane) error {
 	for i := range records {
-		if err := s.slot(ctx, first); err != nil {
+		if err := d.slot(ctx, first); err != nil {
 			return err
 		}
 		r := &records[i]
-		payload, err := s.names.encode(s.epoch, r)
+		payload, err := wire.EncodeEvent(d.names, d.epoch, r)
 		if err != nil {
 			return err
 		}
-		token := s.client.Publish(s.names.up[r.Lane], qos1, false, payload)
-		s.cursor[r.Lane] = r.Sequence
+		delivery := d.conn.Publish(client.Message{Topic: d.names.Up(string(r.Lane)), Payload: payload})
+		d.cursor[r.Lane] = r.Sequence
 		// Never blocks: it has as much room as there are slots.
-		s.flight <- sent{token: token, lane: r.Lane, sequence: r.Sequence}
+		d.flight <- sent{Delivery: delivery, lane: r.Lane, sequence: r.Sequence}
 	}
 	return nil
 }
 
 // slot waits for room in the window. What has come in the lanes that go first
 // takes the room that there is.
-func (s *session) slot(ctx context.Context, first []edgeclaim.Lane) error {
+func (d *drain) slot(ctx context.Context, first []edgeclaim.Lane) error {
 	var appended <-chan struct{}
 	if len(first) > 0 {
-		appended = s.outbox.Appended()
+		appended = d.parts.Outbox.Appended()
 	}
 	for {
 		select {
 		case <-appended:
-			if err := s.drain(ctx, first); err != nil {
+			if err := d.pending(ctx, first); err != nil {
 				return err
 			}
 		default:
@@ -87,10 +130,10 @@ func (s *session) slot(ctx context.Context, first []edgeclaim.Lane) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-appended:
-			if err := s.drain(ctx, first); err != nil {
+			if err := d.pending(ctx, first); err != nil {
 				return err
 			}
-		case s.slots <- struct{}{}:
+		case d.slots <- struct{}{}:
 			return nil
 		}
 	}
@@ -99,29 +142,29 @@ func (s *session) slot(ctx context.Context, first []edgeclaim.Lane) error {
 // collect takes the PUBACKs in the order of sending, so that what it writes
 // into the ledger is always a whole prefix. It returns when the sender has
 // stopped and all has arrived, or the connection has ended.
-func (s *session) collect() {
-	patience := time.NewTimer(s.conf.AckTimeout)
+func (d *drain) collect() {
+	patience := time.NewTimer(d.conf.AckTimeout)
 	defer patience.Stop()
-	for oldest := range s.flight {
-		patience.Reset(s.conf.AckTimeout)
+	for oldest := range d.flight {
+		patience.Reset(d.conf.AckTimeout)
 		select {
-		case <-oldest.token.Done():
-		case <-s.ended.Done():
+		case <-oldest.Done():
+		case <-d.conn.Done():
 			// What arrived before the end still counts.
 			select {
-			case <-oldest.token.Done():
+			case <-oldest.Done():
 			default:
 				return
 			}
 		case <-patience.C:
-			s.end(errNoPuback)
+			d.conn.Fail(client.ErrNoPuback)
 			return
 		}
-		if err := s.arrived(oldest.token); err != nil {
-			s.end(err)
+		if err := oldest.Err(); err != nil {
+			d.conn.Fail(err)
 			return
 		}
-		s.ledger.put(s.generation, oldest.lane, oldest.sequence)
-		<-s.slots
+		d.ledger.put(d.generation, edgeclaim.Mark{Epoch: d.epoch, Lane: oldest.lane, Upto: oldest.sequence}, 1)
+		<-d.slots
 	}
 }

@@ -191,7 +191,13 @@ func TestConfigRefuses(t *testing.T) {
 		{func(c *bridge.Config) { c.PasswordFile = "f" }, "password_file"},
 		{func(c *bridge.Config) { c.URL, c.CertFile = "mqtts://h", "f" }, "cert_file"},
 		{func(c *bridge.Config) { c.CAFile = "f" }, "url"},
-		{func(c *bridge.Config) { c.Ack = "app" }, "ack"},
+		{func(c *bridge.Config) { c.Ack = "app" }, ""},
+		{func(c *bridge.Config) { c.Ack = "none" }, "ack"},
+		{func(c *bridge.Config) { c.WelcomeTimeout = 0 }, "welcome_timeout"},
+		{func(c *bridge.Config) { c.ProbeLimit = 1 }, "probe_limit"},
+		{func(c *bridge.Config) { c.StartSpread = -1 }, "start_spread"},
+		{func(c *bridge.Config) { c.StartSpread = 0 }, ""},
+		{func(c *bridge.Config) { c.SpreadAfter = 0 }, "spread_after"},
 		{func(c *bridge.Config) { c.Ack = "" }, "ack"},
 		{func(c *bridge.Config) { c.Window = 0 }, "window"},
 		{func(c *bridge.Config) { c.Window = bridge.MaxWindow + 1 }, "window"},
@@ -225,7 +231,7 @@ func TestConfigRefuses(t *testing.T) {
 func TestIdentityRefuses(t *testing.T) {
 	for _, bad := range []string{"", "a/b", "+", "#", "ü", "a b", strings.Repeat("x", 65)} {
 		for field, id := range map[string]bridge.Identity{"site": {Site: bad, Box: "b"}, "box_id": {Site: "s", Box: bad}} {
-			_, err := bridge.New(quick("mqtt://h"), newMemory(), id, nil)
+			_, err := bridge.New(quick("mqtt://h"), newMemory().parts(), id, nil)
 			var invalid *edgeclaim.InvalidError
 			if !errors.As(err, &invalid) || invalid.Field != field {
 				t.Errorf("%q: error %v, want field %s", bad, err, field)
@@ -241,7 +247,7 @@ func FuzzURL(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		b, err := bridge.New(quick(text), newMemory(), identity, nil)
+		b, err := bridge.New(quick(text), newMemory().parts(), identity, nil)
 		if err != nil {
 			if len(text) > 20 && strings.Contains(err.Error(), text) {
 				t.Errorf("%q is repeated in %v", text, err)

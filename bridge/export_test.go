@@ -5,15 +5,16 @@ import (
 	"time"
 
 	"edgeclaim"
+	"edgeclaim/bridge/wire"
 )
 
 // Encode gives the tests the bytes of an event without a connection.
 func Encode(id Identity, epoch string, r *edgeclaim.Record) ([]byte, error) {
-	n, err := newNames(id)
+	n, err := wire.NewNames(id.Site, id.Box)
 	if err != nil {
 		return nil, err
 	}
-	return n.encode(epoch, r)
+	return wire.EncodeEvent(n, epoch, r)
 }
 
 // Ledger gives the tests generations that overlap, which Run never lets happen.

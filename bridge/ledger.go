@@ -11,8 +11,8 @@ import (
 )
 
 const (
-	// flushCount is how many PUBACKs are enough for a commit of their own in
-	// the outbox.
+	// flushCount is how many acknowledged records are enough for a commit of
+	// their own in the outbox.
 	flushCount = 256
 	// flushRetry is how long an outbox that could not take an acknowledgement
 	// is left alone.
@@ -34,43 +34,50 @@ type ledger struct {
 	full chan struct{} // capacity 1: there is enough to tell now
 
 	mu         sync.Mutex
-	generation uint64                    // guarded by mu; of the connection whose word counts
-	acked      map[edgeclaim.Lane]uint64 // guarded by mu; upstream has everything up to here
-	told       map[edgeclaim.Lane]uint64 // guarded by mu; the outbox knows up to here
-	fresh      int                       // guarded by mu; how many since the last telling
+	generation uint64                            // guarded by mu; of the connection whose word counts
+	epoch      string                            // guarded by mu; of all marks here
+	acked      map[edgeclaim.Lane]edgeclaim.Mark // guarded by mu; upstream has everything up to here
+	told       map[edgeclaim.Lane]uint64         // guarded by mu; the outbox knows up to here
+	fresh      int                               // guarded by mu; how many since the last telling
 }
 
 func newLedger(outbox Outbox, every, final time.Duration, logger *slog.Logger) *ledger {
 	return &ledger{
 		outbox: outbox, every: every, final: final, logger: logger,
 		wake: make(chan struct{}, 1), full: make(chan struct{}, 1),
-		acked: map[edgeclaim.Lane]uint64{}, told: map[edgeclaim.Lane]uint64{},
+		acked: map[edgeclaim.Lane]edgeclaim.Mark{}, told: map[edgeclaim.Lane]uint64{},
 	}
 }
 
 // begin starts a generation: the word of every earlier connection counts for
-// nothing from now on. It returns the generation and where each lane goes on.
-func (l *ledger) begin() (uint64, map[edgeclaim.Lane]uint64) {
+// nothing from now on, and what was known of another epoch is forgotten. It
+// returns the generation and where each lane goes on.
+func (l *ledger) begin(epoch string) (uint64, map[edgeclaim.Lane]uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.generation++
+	if epoch != l.epoch {
+		l.epoch = epoch
+		clear(l.acked)
+		clear(l.told)
+	}
 	cursor := map[edgeclaim.Lane]uint64{}
-	for lane, upto := range l.acked {
-		cursor[lane] = upto
+	for lane, mark := range l.acked {
+		cursor[lane] = mark.Upto
 	}
 	return l.generation, cursor
 }
 
-// put notes that upstream has a lane's records up to sequence, on the word of a
-// connection of that generation.
-func (l *ledger) put(generation uint64, lane edgeclaim.Lane, sequence uint64) {
+// put notes that upstream has a lane's records up to a mark, on the word of a
+// connection of that generation; so many are new by it.
+func (l *ledger) put(generation uint64, mark edgeclaim.Mark, records int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if generation != l.generation || sequence <= l.acked[lane] {
+	if generation != l.generation || mark.Epoch != l.epoch || mark.Upto <= l.acked[mark.Lane].Upto {
 		return
 	}
-	l.acked[lane] = sequence
-	l.fresh++
+	l.acked[mark.Lane] = mark
+	l.fresh += records
 	signal(l.wake)
 	if l.fresh >= flushCount {
 		signal(l.full)
@@ -124,24 +131,28 @@ func (l *ledger) finish(ctx context.Context) {
 func (l *ledger) flush(ctx context.Context) error {
 	for _, lane := range edgeclaim.Lanes() {
 		l.mu.Lock()
-		acked, told := l.acked[lane], l.told[lane]
+		mark, told := l.acked[lane], l.told[lane]
 		l.fresh = 0
 		l.mu.Unlock()
-		if acked == told {
+		if mark.Upto == told {
 			continue
 		}
-		err := l.outbox.Ack(ctx, lane, acked)
-		if errors.Is(err, edgeclaim.ErrInvalid) {
+		err := l.outbox.Ack(ctx, mark)
+		switch {
+		case errors.Is(err, edgeclaim.ErrConflict):
+			// The outbox has begun another life, in which these records are
+			// pending under other sequences; the next generation knows.
+		case errors.Is(err, edgeclaim.ErrInvalid):
 			// The outbox never had it, so there is nothing to forget, and
 			// asking again would not help.
-			l.logger.Error("outbox refused an acknowledgement", "lane", lane, "upto", acked, "err", err)
-			err = nil
-		}
-		if err != nil {
+			l.logger.Error("outbox refused an acknowledgement", "lane", lane, "upto", mark.Upto, "err", err)
+		case err != nil:
 			return err
 		}
 		l.mu.Lock()
-		l.told[lane] = acked
+		if l.epoch == mark.Epoch {
+			l.told[lane] = mark.Upto
+		}
 		l.mu.Unlock()
 	}
 	return nil

@@ -42,10 +42,10 @@ func withLedger(t *testing.T, n int, body func(t *testing.T, outbox *memory, l *
 
 func TestLedgerBatches(t *testing.T) {
 	withLedger(t, 1000, func(t *testing.T, outbox *memory, l *bridge.Ledger, _ func()) {
-		generation, _ := bridge.LedgerBegin(l)
+		generation, _ := bridge.LedgerBegin(l, epoch)
 		put := func(from, to uint64) {
 			for sequence := from; sequence <= to; sequence++ {
-				bridge.LedgerPut(l, generation, edgeclaim.LaneProv, sequence)
+				bridge.LedgerPut(l, generation, edgeclaim.Mark{Epoch: epoch, Lane: edgeclaim.LaneProv, Upto: sequence}, 1)
 			}
 			synctest.Wait()
 		}
@@ -79,8 +79,8 @@ func TestLedgerRetries(t *testing.T) {
 			}
 			return nil
 		}
-		generation, _ := bridge.LedgerBegin(l)
-		bridge.LedgerPut(l, generation, edgeclaim.LaneProv, 10)
+		generation, _ := bridge.LedgerBegin(l, epoch)
+		bridge.LedgerPut(l, generation, edgeclaim.Mark{Epoch: epoch, Lane: edgeclaim.LaneProv, Upto: 10}, 1)
 		timer := time.NewTimer(10 * time.Second)
 		<-timer.C
 		if n := outbox.count("ack"); n < 5 || n > 11 {
@@ -100,9 +100,9 @@ func TestLedgerTellsAtStop(t *testing.T) {
 			}
 			return nil
 		}
-		generation, _ := bridge.LedgerBegin(l)
-		bridge.LedgerPut(l, generation, edgeclaim.LaneProv, 7)
-		bridge.LedgerPut(l, generation, edgeclaim.LaneEvt, 3)
+		generation, _ := bridge.LedgerBegin(l, epoch)
+		bridge.LedgerPut(l, generation, edgeclaim.Mark{Epoch: epoch, Lane: edgeclaim.LaneProv, Upto: 7}, 1)
+		bridge.LedgerPut(l, generation, edgeclaim.Mark{Epoch: epoch, Lane: edgeclaim.LaneEvt, Upto: 3}, 1)
 		stop()
 		if prov, evt := outbox.acked(edgeclaim.LaneProv), outbox.acked(edgeclaim.LaneEvt); prov != 7 || evt != 3 {
 			t.Errorf("told up to %d and %d, want 7 and 3", prov, evt)
@@ -114,8 +114,8 @@ func TestLedgerTellsAtStop(t *testing.T) {
 func TestLedgerStopIsBounded(t *testing.T) {
 	withLedger(t, 10, func(t *testing.T, outbox *memory, l *bridge.Ledger, stop func()) {
 		outbox.fail = func(string, edgeclaim.Lane) error { return edgeclaim.ErrUnavailable }
-		generation, _ := bridge.LedgerBegin(l)
-		bridge.LedgerPut(l, generation, edgeclaim.LaneProv, 1)
+		generation, _ := bridge.LedgerBegin(l, epoch)
+		bridge.LedgerPut(l, generation, edgeclaim.Mark{Epoch: epoch, Lane: edgeclaim.LaneProv, Upto: 1}, 1)
 		began := time.Now()
 		stop()
 		if took := time.Since(began); took > final+every {
@@ -128,15 +128,15 @@ func TestLedgerStopIsBounded(t *testing.T) {
 // replaced acknowledges nothing, whatever it says.
 func TestLedgerIgnoresOlderConnections(t *testing.T) {
 	withLedger(t, 10, func(t *testing.T, outbox *memory, l *bridge.Ledger, stop func()) {
-		older, _ := bridge.LedgerBegin(l)
-		bridge.LedgerPut(l, older, edgeclaim.LaneProv, 4)
-		newer, cursor := bridge.LedgerBegin(l)
+		older, _ := bridge.LedgerBegin(l, epoch)
+		bridge.LedgerPut(l, older, edgeclaim.Mark{Epoch: epoch, Lane: edgeclaim.LaneProv, Upto: 4}, 1)
+		newer, cursor := bridge.LedgerBegin(l, epoch)
 		if cursor[edgeclaim.LaneProv] != 4 {
 			t.Errorf("the next connection goes on after %d, want 4", cursor[edgeclaim.LaneProv])
 		}
-		bridge.LedgerPut(l, older, edgeclaim.LaneProv, 9)
-		bridge.LedgerPut(l, newer, edgeclaim.LaneProv, 5)
-		bridge.LedgerPut(l, newer, edgeclaim.LaneProv, 3)
+		bridge.LedgerPut(l, older, edgeclaim.Mark{Epoch: epoch, Lane: edgeclaim.LaneProv, Upto: 9}, 1)
+		bridge.LedgerPut(l, newer, edgeclaim.Mark{Epoch: epoch, Lane: edgeclaim.LaneProv, Upto: 5}, 1)
+		bridge.LedgerPut(l, newer, edgeclaim.Mark{Epoch: epoch, Lane: edgeclaim.LaneProv, Upto: 3}, 1)
 		stop()
 		if acked := outbox.acked(edgeclaim.LaneProv); acked != 5 {
 			t.Errorf("told up to %d, want 5", acked)
@@ -148,8 +148,8 @@ func TestLedgerIgnoresOlderConnections(t *testing.T) {
 // invalid is not said again and again.
 func TestLedgerGivesUpWhatIsRefused(t *testing.T) {
 	withLedger(t, 0, func(t *testing.T, outbox *memory, l *bridge.Ledger, _ func()) {
-		generation, _ := bridge.LedgerBegin(l)
-		bridge.LedgerPut(l, generation, edgeclaim.LaneProv, 1)
+		generation, _ := bridge.LedgerBegin(l, epoch)
+		bridge.LedgerPut(l, generation, edgeclaim.Mark{Epoch: epoch, Lane: edgeclaim.LaneProv, Upto: 1}, 1)
 		timer := time.NewTimer(time.Minute)
 		<-timer.C
 		if n := outbox.count("ack"); n != 1 {

@@ -2,285 +2,134 @@ package bridge
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
-	"net"
-	"net/url"
 	"time"
 
-	mqtt "github.com/eclipse/paho.mqtt.golang"
-	"github.com/eclipse/paho.mqtt.golang/packets"
-	"golang.org/x/sync/errgroup"
-
 	"edgeclaim"
-	"edgeclaim/bridge/internal/link"
+	"edgeclaim/bridge/internal/client"
+	"edgeclaim/bridge/wire"
 )
 
-const (
-	qos1 = 1
-	// version311 makes paho try MQTT 3.1.1 only; else it takes every refusal
-	// for a broker of MQTT 3.1 and tries again.
-	version311 = 4
-	// pingTimeout is how long a PINGRESP may take.
-	pingTimeout = 10 * time.Second
-	// goodbye is how long the DISCONNECT may take to be written.
-	goodbye = 250 * time.Millisecond
+// The ways a session ends that no connection has words for.
+var (
+	// errRenewed: the outbox has begun another life, and everything that a
+	// connection said of itself is of the one before.
+	errRenewed = errors.New("the outbox has begun a new life")
+	// errEnrolled: whom to trust has changed.
+	errEnrolled = errors.New("the box was enrolled")
+	// errNoProgress: the application is there, and commits nothing.
+	errNoProgress = errors.New("connected, but the application stopped acknowledging")
 )
 
-// session is one connection, with a paho client of its own: a client that
-// connects again completes tokens for which no PUBACK ever came.
+// maxTopic is more than a topic takes that may come, in bytes.
+const maxTopic = 1024
+
+// session is one connection, in either mode.
 type session struct {
 	*Bridge
-	epoch      string
-	generation uint64
-	cursor     map[edgeclaim.Lane]uint64 // the sender's alone; sent up to here
-	client     mqtt.Client
-	link       *link.Link // set while connecting, constant then
-	openErr    error      // set while connecting, constant then
-	connected  time.Time  // zero until CONNACK
-
-	// release unties the link from Run's context, set while connecting.
-	release func() bool
-
-	// ended is done when the connection is to be used no more, for its cause.
-	ended context.Context
-	end   context.CancelCauseFunc
-	// gone is closed when paho has stopped all it runs for a connection that
-	// it found lost.
-	gone     chan struct{}
-	departed bool // run's alone; this side said DISCONNECT, so gone stays open
-
-	slots  chan struct{} // holds one for each record on its way
-	flight chan sent     // the records on their way, in order; the sender closes it
-}
-
-// sent is a record on its way.
-type sent struct {
-	token    mqtt.Token
-	lane     edgeclaim.Lane
-	sequence uint64
-}
-
-func newSession(b *Bridge) *session {
-	s := &session{
-		Bridge: b,
-		epoch:  b.outbox.Epoch(),
-		gone:   make(chan struct{}),
-		slots:  make(chan struct{}, b.conf.Window),
-		flight: make(chan sent, b.conf.Window),
-	}
-	s.generation, s.cursor = b.ledger.begin()
-	s.ended, s.end = context.WithCancelCause(context.Background())
-	return s
+	epoch, previous string
+	marks           map[edgeclaim.Lane]edgeclaim.LaneMarks // as the outbox last said
+	key             ed25519.PublicKey                      // nil: not enrolled
+	generation      uint64
+	cursor          map[edgeclaim.Lane]uint64 // what upstream has, by earlier connections
+	conn            *client.Conn              // nil until CONNACK
 }
 
 // run connects and tells records until the connection or ctx ends. Its error
 // says why the connection ended; it is nil after an orderly stop.
 func (s *session) run(ctx context.Context) error {
-	defer s.end(nil)
-	if err := s.connect(ctx); err != nil {
+	var err error
+	if s.epoch, s.previous, s.marks, err = s.parts.Outbox.Marks(ctx); err != nil {
+		return fmt.Errorf("outbox: %w", err)
+	}
+	s.generation, s.cursor = s.ledger.begin(s.epoch)
+	s.key = s.trusted()
+	speak, options := s.mode()
+	will, err := s.state(wire.Offline)
+	if err != nil {
 		return err
 	}
-	defer s.cut()
+	options.ClientID, options.Will, options.OnLink = "edgeclaim-"+s.identity.Box, &will, s.lamps.link
+	if s.conn, err = client.Dial(ctx, s.conf.Config, options); err != nil {
+		return err
+	}
+	err = s.talk(ctx, speak)
+	if err == nil {
+		// Where this fails the connection is cut without a DISCONNECT, and the
+		// broker says the same by the will.
+		leaving, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.conf.StopTimeout)
+		defer cancel()
+		return s.conn.Close(leaving, &will)
+	}
+	s.conn.Cut()
+	return err
+}
+
+// mode returns what tells the records, and what the connection has to allow
+// for it.
+func (s *session) mode() (speak func(context.Context) error, options client.Options) {
+	if s.conf.Ack == AckPuback {
+		return newDrain(s).run, client.Options{}
+	}
+	if s.sent == nil || s.sent.epoch != s.epoch {
+		s.sent = newReached(s.epoch)
+	}
+	c := newConversation(s)
+	return c.run, client.Options{
+		MaxInbound: wire.MaxMessage + maxTopic,
+		OnMessage:  c.inbox.take,
+		OnOversized: func(int) {
+			s.alarms.raise(edgeclaim.AlarmOversized)
+		},
+	}
+}
+
+// talk is a connection from CONNACK to its last word. nil means that all that
+// was on its way has arrived, and ctx has ended.
+func (s *session) talk(ctx context.Context, speak func(context.Context) error) error {
+	if s.conf.Ack == AckApp {
+		subscribing, cancel := context.WithTimeoutCause(ctx, s.conf.AckTimeout, errNoSuback)
+		defer cancel()
+		if err := s.conn.Subscribe(subscribing, 0, s.names.Down("#"), wire.HostTopic); err != nil {
+			return err
+		}
+	}
+	online, err := s.state(wire.Online)
+	if err != nil {
+		return err
+	}
 	// The first PUBACK proves that something behind the CONNACK takes
 	// messages, before anything is read from the outbox.
-	if err := s.say(ctx, stateOnline, s.conf.AckTimeout); err != nil {
-		return s.cause(err)
-	}
-	s.lamps.broker()
-	s.logger.Info("upstream connected", "url", s.target.shown())
-
-	stop := context.AfterFunc(ctx, func() {
-		// From here on the PUBACKs still out have so long.
-		time.AfterFunc(s.conf.StopTimeout, func() { s.end(errStopped) })
-	})
-	defer stop()
-	var group errgroup.Group
-	group.Go(func() error { s.send(ctx); return nil })
-	group.Go(func() error { s.collect(); return nil })
-	if err := group.Wait(); err != nil {
+	if err := s.conn.Wait(ctx, s.conn.Publish(online), s.conf.AckTimeout); err != nil {
 		return err
 	}
-	if s.ended.Err() != nil {
-		return s.cause(nil)
-	}
-	// Where this fails the connection is cut without a DISCONNECT, and the
-	// broker says the same by the will.
-	if err := s.say(context.WithoutCancel(ctx), stateOffline, s.conf.StopTimeout); err != nil {
-		return s.cause(err)
-	}
-	s.departed = true
-	s.client.Disconnect(uint(goodbye.Milliseconds()))
-	return nil
+	s.lamps.broker()
+	s.logger.Info("upstream connected", "url", s.conf.Shown())
+	stop := context.AfterFunc(ctx, func() {
+		// From here on the acknowledgements still out have so long.
+		time.AfterFunc(s.conf.StopTimeout, func() { s.conn.Fail(client.ErrStopped) })
+	})
+	defer stop()
+	return speak(ctx)
+}
+
+// errNoSuback: a broker that takes a SUBSCRIBE and does not answer it.
+var errNoSuback = errors.New("connected, but the broker did not answer SUBSCRIBE")
+
+// state is what is said of the box in the retained message.
+func (s *session) state(status string) (client.Message, error) {
+	payload, err := wire.Encode(&wire.State{
+		Status: status, Box: s.identity.Box, Epoch: s.epoch, Program: s.identity.Version,
+	})
+	return client.Message{Topic: s.names.State(), Payload: payload, Retained: true}, err
 }
 
 // lasted returns how long ago the CONNACK came, 0 for never.
 func (s *session) lasted() time.Duration {
-	if s.connected.IsZero() {
+	if s.conn == nil {
 		return 0
 	}
-	return time.Since(s.connected)
-}
-
-// connect returns nil once the broker has accepted CONNECT.
-func (s *session) connect(ctx context.Context) error {
-	options, err := s.options(ctx)
-	if err != nil {
-		return err
-	}
-	s.client = mqtt.NewClient(options)
-	token, ok := s.client.Connect().(*mqtt.ConnectToken)
-	if !ok {
-		return errors.New("the MQTT client returned no token for CONNECT")
-	}
-	// Bounded: the link has a deadline, and ends with ctx.
-	<-token.Done()
-	if s.release != nil {
-		s.release()
-	}
-	if err := token.Error(); err != nil {
-		return s.refusal(token.ReturnCode(), err)
-	}
-	s.connected = time.Now()
-	return nil
-}
-
-// refusal says why CONNECT failed, better than paho's error does.
-func (s *session) refusal(code byte, err error) error {
-	switch {
-	case s.openErr != nil:
-		return s.openErr
-	case code >= packets.ErrRefusedBadProtocolVersion && code <= packets.ErrRefusedNotAuthorised:
-		return refusedError(code)
-	case isTimeout(s.link.Fault()):
-		return errNoConnack
-	}
-	return s.cause(err)
-}
-
-func (s *session) options(ctx context.Context) (*mqtt.ClientOptions, error) {
-	secure, err := s.conf.tlsConfig(s.target)
-	if err != nil {
-		return nil, err
-	}
-	username, password, err := s.conf.login(s.target)
-	if err != nil {
-		return nil, err
-	}
-	will, err := s.state(stateOffline)
-	if err != nil {
-		return nil, err
-	}
-	clientID := s.conf.ClientID
-	if clientID == "" {
-		clientID = "edgeclaim-" + s.identity.Box
-	}
-	o := mqtt.NewClientOptions()
-	// The only honest combination, see DESIGN.md.
-	o.SetAutoReconnect(false).SetConnectRetry(false).SetCleanSession(true)
-	o.SetProtocolVersion(version311)
-	o.AddBroker("tcp://" + s.target.address) // dialled by open, TLS included
-	o.SetClientID(clientID).SetUsername(username).SetPassword(password.Reveal())
-	o.SetBinaryWill(s.names.st, will, qos1, true)
-	o.SetKeepAlive(s.conf.KeepAlive).SetPingTimeout(pingTimeout)
-	o.SetConnectTimeout(s.conf.ConnectTimeout).SetWriteTimeout(s.conf.WriteTimeout)
-	o.SetOrderMatters(false)
-	o.SetConnectionLostHandler(func(_ mqtt.Client, err error) {
-		s.end(err)
-		close(s.gone)
-	})
-	o.SetCustomOpenConnectionFn(func(*url.URL, mqtt.ClientOptions) (net.Conn, error) {
-		l, err := link.Dial(ctx, link.Options{
-			Address: s.target.address, TLS: secure,
-			ConnectTimeout: s.conf.ConnectTimeout, WriteTimeout: s.conf.WriteTimeout,
-		})
-		if err != nil {
-			s.openErr = err
-			return nil, err
-		}
-		s.link = l
-		s.lamps.link()
-		// A stop does not wait for a CONNACK.
-		s.release = context.AfterFunc(ctx, func() { l.Fail(errStopped) })
-		return l, nil
-	})
-	return o, nil
-}
-
-// state is what is said of the box in the retained message.
-func (s *session) state(status string) ([]byte, error) {
-	return line(state{Status: status, BoxID: s.identity.Box, Epoch: s.epoch, Version: s.identity.Version})
-}
-
-// say publishes the state and waits for its PUBACK.
-func (s *session) say(ctx context.Context, status string, timeout time.Duration) error {
-	payload, err := s.state(status)
-	if err != nil {
-		return err
-	}
-	token := s.client.Publish(s.names.st, qos1, true, payload)
-	timer := time.NewTimer(timeout)
-	defer timer.Stop()
-	select {
-	case <-token.Done():
-		return s.arrived(token)
-	case <-s.ended.Done():
-		return s.cause(nil)
-	case <-ctx.Done():
-		return errStopped
-	case <-timer.C:
-		return errNoPuback
-	}
-}
-
-// arrived reports whether a completed token stands for a PUBACK that came on
-// this connection. A nil error alone does not: the link has to have seen it.
-func (s *session) arrived(token mqtt.Token) error {
-	if err := token.Error(); err != nil {
-		return err
-	}
-	publish, ok := token.(*mqtt.PublishToken)
-	if !ok || !s.link.Acked(publish.MessageID()) {
-		return errForgedAck
-	}
-	return nil
-}
-
-// cause returns why the connection ended: what the link saw, else what this
-// side decided, else err.
-func (s *session) cause(err error) error {
-	if s.link != nil {
-		if fault := s.link.Fault(); fault != nil && !errors.Is(fault, link.ErrClosed) {
-			return fault
-		}
-	}
-	if s.ended.Err() != nil {
-		return context.Cause(s.ended)
-	}
-	return err
-}
-
-// cut closes the connection and waits until paho has stopped all it runs for
-// it, so that nothing of it meets the next one.
-func (s *session) cut() {
-	s.link.Fail(errStopped)
-	if s.departed {
-		return
-	}
-	pause(context.Background(), s.conf.WriteTimeout, s.gone)
-}
-
-// refusedError is the return code of a CONNACK that refuses (MQTT 3.1.1,
-// section 3.2.2.3).
-type refusedError byte
-
-func (e refusedError) Error() string {
-	why := map[refusedError]string{
-		packets.ErrRefusedBadProtocolVersion:    "it does not speak MQTT 3.1.1",
-		packets.ErrRefusedIDRejected:            "it does not take the client id",
-		packets.ErrRefusedServerUnavailable:     "it is not available",
-		packets.ErrRefusedBadUsernameOrPassword: "wrong user name or password",
-		packets.ErrRefusedNotAuthorised:         "not authorised",
-	}[e]
-	return fmt.Sprintf("the broker refused the connection: %s (code %d)", why, byte(e))
+	return s.conn.Lasted()
 }

@@ -162,7 +162,7 @@ func (r *rig) lastOutcome() provision.Outcome {
 
 func (r *rig) records(lane edgeclaim.Lane) []edgeclaim.Record {
 	r.t.Helper()
-	records, err := r.store.Next(r.t.Context(), lane, 0, 1000)
+	records, err := r.store.Next(r.t.Context(), edgeclaim.Mark{Epoch: r.store.Epoch(), Lane: lane}, 1000)
 	if err != nil {
 		r.t.Fatal(err)
 	}

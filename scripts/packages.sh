@@ -11,6 +11,7 @@ program() {
 	curl) echo "curl the tests claim with it" ;;
 	mosquitto) echo "mosquitto the tests run the bridge against it" ;;
 	mosquitto-clients) echo "mosquitto_rr the tests claim with it" ;;
+	postgresql) echo "postgres the tests run the hub against it" ;;
 	strace) echo "strace a test traces the fsync between claim and answer" ;;
 	cc) echo "cc the race detector needs a C compiler" ;;
 	shellcheck) echo "shellcheck make lint reads the scripts with it" ;;
@@ -18,8 +19,12 @@ program() {
 	esac
 }
 
-# Debian keeps daemons where only root looks.
+# Debian keeps daemons where only root looks, and PostgreSQL's where only its
+# own scripts do.
 PATH=$PATH:/usr/sbin:/sbin
+for dir in /usr/lib/postgresql/*/bin; do
+	PATH=$PATH:$dir
+done
 
 missing=
 for package in "$@"; do
@@ -61,18 +66,20 @@ for package in $missing; do
 done
 echo "installing:$install"
 # RUNLEVEL=1 keeps the package from starting its daemon: the tests start their
-# own brokers, and one on 1883 would be in the way of a box.
+# own servers, and a broker on 1883 would be in the way of a box.
 # The word lists are meant to split.
 # shellcheck disable=SC2086
 $root env DEBIAN_FRONTEND=noninteractive apt-get -qq update </dev/null
 # shellcheck disable=SC2086
 $root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
 	apt-get -qq -y --no-install-recommends install $install </dev/null >/dev/null
-case $install in
-*" mosquitto"*)
-	if [ -d /run/systemd/system ]; then
-		$root systemctl --quiet disable --now mosquitto.service || true
-		echo "mosquitto.service is left disabled: port 1883 stays free for a box"
-	fi
-	;;
-esac
+for service in mosquitto postgresql; do
+	case $install in
+	*" $service"*)
+		if [ -d /run/systemd/system ]; then
+			$root systemctl --quiet disable --now "$service.service" || true
+			echo "$service.service is left disabled: the tests start their own"
+		fi
+		;;
+	esac
+done

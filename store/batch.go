@@ -33,6 +33,7 @@ type batch struct {
 	tx *bolt.Tx
 	id int // of tx, which forgets it when it ends
 
+	epoch   string   // replaces db.epoch
 	state   state    // replaces db.state
 	catalog *catalog // replaces db.catalog
 	dirty   bool     // something was put
@@ -95,17 +96,17 @@ func (db *DB) transact(group []*write) (b *batch, err error) {
 		return nil, db.failed(err)
 	}
 	b = &batch{
-		db: db, tx: tx, state: db.state, catalog: db.catalog.Load(),
+		db: db, tx: tx, epoch: db.epoch, state: db.state, catalog: db.catalog.Load(),
 		keys: map[edgeclaim.KeyID]*edgeclaim.Key{}, hashes: map[edgeclaim.KeyHash]edgeclaim.KeyID{},
 		put: map[edgeclaim.KeyID]bool{}, fresh: map[edgeclaim.DeviceID]uint64{},
 	}
 	for _, w := range group {
 		w.err = w.apply(b)
-		if errors.Is(w.err, errHalfDone) {
-			return nil, db.refused(tx, w.err)
-		}
 		if errors.Is(w.err, errDamaged) {
 			db.suspect(w.err)
+		}
+		if errors.Is(w.err, errHalfDone) {
+			return nil, db.refused(tx, w.err)
 		}
 	}
 	if !b.dirty {
@@ -209,7 +210,7 @@ func (b *batch) flush() error {
 // it, so that there is one writer of all of this.
 func (db *DB) publish(b *batch) {
 	db.mu.Lock()
-	db.state = b.state
+	db.epoch, db.state = b.epoch, b.state
 	db.tail.apply(b.fresh, b.folds)
 	db.mu.Unlock()
 	db.catalog.Store(b.catalog)

@@ -189,7 +189,7 @@ func (b *batch) store(d *edgeclaim.Device, row uint64, r *edgeclaim.Record, k *e
 		return halfDone(err)
 	}
 	if record != nil {
-		if err := b.append(edgeclaim.LaneProv, record); err != nil {
+		if err := b.append(edgeclaim.LaneProv, r.Device, record); err != nil {
 			return halfDone(err)
 		}
 	}

@@ -41,7 +41,7 @@ func TestClaimStoresAllOrNothing(t *testing.T) {
 	if fmt.Sprint(stored) != fmt.Sprint(want.Key) {
 		t.Errorf("key is %v, want %v", stored, want.Key)
 	}
-	records, err := db.Next(ctx, edgeclaim.LaneProv, 0, 10)
+	records, err := db.Next(ctx, at(db, edgeclaim.LaneProv, 0), 10)
 	noErr(t, err)
 	want.Record.Sequence = 1
 	if len(records) != 1 || fmt.Sprint(records[0]) != fmt.Sprint(*want.Record) {
@@ -181,7 +181,7 @@ func TestReleaseAndClaimAgain(t *testing.T) {
 	if got.Status != edgeclaim.DeviceActive || got.Credential.Hash.IsZero() {
 		t.Fatalf("claimed again, device is %+v", got)
 	}
-	records, err := db.Next(ctx, edgeclaim.LaneProv, 0, 10)
+	records, err := db.Next(ctx, at(db, edgeclaim.LaneProv, 0), 10)
 	noErr(t, err)
 	var types []edgeclaim.RecordType
 	for _, r := range records {

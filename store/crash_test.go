@@ -64,12 +64,12 @@ func crashChild(dir string) int {
 	g.Go(func() error { // what the bridge does
 		for last := uint64(0); ; {
 			<-db.Appended()
-			records, err := db.Next(ctx, edgeclaim.LaneProv, last, 100)
+			records, err := db.Next(ctx, at(db, edgeclaim.LaneProv, last), 100)
 			if err != nil || len(records) < 2 {
 				continue
 			}
 			upto := records[len(records)/2].Sequence
-			if err := db.Ack(ctx, edgeclaim.LaneProv, upto); err != nil {
+			if err := db.Ack(ctx, at(db, edgeclaim.LaneProv, upto)); err != nil {
 				return err
 			}
 			last = upto
@@ -165,7 +165,7 @@ func verifyAfterCrash(t *testing.T, cfg store.Config, k edgeclaim.Key, claimed m
 	if prov.Acked < acked {
 		t.Fatalf("acked %d, on record are %d", acked, prov.Acked)
 	}
-	first, err := db.Next(ctx, edgeclaim.LaneProv, 0, 1)
+	first, err := db.Next(ctx, at(db, edgeclaim.LaneProv, 0), 1)
 	noErr(t, err)
 	if len(first) == 1 && first[0].Sequence != prov.Acked+1 {
 		t.Fatalf("first pending is %d after %d acked", first[0].Sequence, prov.Acked)

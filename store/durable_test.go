@@ -45,7 +45,7 @@ func TestReadersSeeOnlyWhatIsDurable(t *testing.T) {
 	}
 	var after uint64
 	read(func() (uint64, error) {
-		records, err := db.Next(ctx, edgeclaim.LaneProv, after, 16)
+		records, err := db.Next(ctx, at(db, edgeclaim.LaneProv, after), 16)
 		if len(records) > 0 {
 			after = records[len(records)-1].Sequence
 		}
@@ -95,7 +95,7 @@ func TestUnreadableRecordIsAGap(t *testing.T) {
 	defer db.Close() // its check would rightly fail
 	var first []byte
 	for range 2 {
-		records, err := db.Next(t.Context(), edgeclaim.LaneProv, 0, 10)
+		records, err := db.Next(t.Context(), at(db, edgeclaim.LaneProv, 0), 10)
 		noErr(t, err)
 		if len(records) != 3 || records[1].Type != edgeclaim.TypeGap || records[1].Sequence != 2 || records[2].Type == edgeclaim.TypeGap {
 			t.Fatalf("records %v", records)
@@ -105,7 +105,7 @@ func TestUnreadableRecordIsAGap(t *testing.T) {
 		}
 		first = records[1].Data
 	}
-	noErr(t, db.Ack(t.Context(), edgeclaim.LaneProv, 3))
+	noErr(t, db.Ack(t.Context(), at(db, edgeclaim.LaneProv, 3)))
 }
 
 // TestFillingLaneWarns: long before claims are refused (P6), once for each mark.

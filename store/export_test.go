@@ -11,7 +11,15 @@ var (
 	DecodeRecord   = decodeRecord
 	EncodeRecord   = encodeRecord
 	ErrDamaged     = errDamaged
+	ParseParkedID  = parseParkedID
+	ParkedID       = parkedID
 )
+
+// DecodeParked reads a row of the quarantine.
+func DecodeParked(key, value []byte) error {
+	_, _, _, err := decodeParked(key, value)
+	return err
+}
 
 // TailLen is how many ids the tail of the device index holds.
 func TailLen(db *DB) int {

@@ -23,7 +23,8 @@ const (
 	lockFile     = "lock"
 	boxIDFile    = "box-id"           // a copy, so that the box keeps its name when the registry is lost
 	suspectFile  = "registry.suspect" // there: check the whole registry before using it
-	temporary    = ".tmp"             // a file that a crash left half-made
+	enrolFile    = "enrolment.json"
+	temporary    = ".tmp" // a file that a crash left half-made
 	damagedMark  = registryFile + ".damaged-"
 )
 
@@ -67,7 +68,7 @@ func writeAt(f *os.File, text string) error {
 // nothing else yet to others. Of another that is open to them it warns.
 func tidy(cfg Config) error {
 	dir := cfg.Dir
-	for _, name := range []string{registryFile, boxIDFile, suspectFile} {
+	for _, name := range []string{registryFile, boxIDFile, suspectFile, enrolFile} {
 		err := os.Remove(filepath.Join(dir, name+temporary))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err

@@ -332,12 +332,12 @@ func use(t *testing.T, cfg store.Config, k edgeclaim.Key) bool {
 	}
 	_, err = db.Devices(ctx, edgeclaim.DeviceID{}, 5000)
 	see(err)
-	_, err = db.Next(ctx, edgeclaim.LaneProv, 0, 5000)
+	_, err = db.Next(ctx, at(db, edgeclaim.LaneProv, 0), 5000)
 	see(err)
 	for n := range 100 {
 		see(claim(t, db, k, board(2000+n)))
 	}
-	see(db.Ack(ctx, edgeclaim.LaneProv, 1000))
+	see(db.Ack(ctx, at(db, edgeclaim.LaneProv, 1000)))
 	_ = db.Close() // may fail on a damaged file
 	return fine
 }
@@ -409,7 +409,7 @@ func TestSuspectFileIsCheckedAtTheNextStart(t *testing.T) {
 	if n, err := db.Count(t.Context()); err != nil || n != 0 || db.Info().SetAside == "" {
 		t.Errorf("count is %d, %v, set aside %q", n, err, db.Info().SetAside)
 	}
-	told, err := db.Next(t.Context(), edgeclaim.LaneEvt, 0, 10)
+	told, err := db.Next(t.Context(), at(db, edgeclaim.LaneEvt, 0), 10)
 	noErr(t, err)
 	if len(told) != 2 || told[0].Type != edgeclaim.TypeGap || !strings.Contains(string(told[0].Data), `"lane":"prov","reason":"registry_set_aside"`) {
 		t.Errorf("upstream is told %v, want a gap for each lane", told)
@@ -449,6 +449,18 @@ func TestCheckFindsWhatDoesNotAgree(t *testing.T) {
 		{"record unreadable", put("outbox_prov", string(ascendingKey(2)), []byte{0xff})},
 		{"record too many", put("outbox_evt", string(ascendingKey(5)), []byte{0xa0})},
 		{"state unreadable", put("meta", "state", []byte("?"))},
+		{"quarantined missing", remove("quarantine", append([]byte("e"), ascendingKey(2)...))},
+		{"quarantined unreadable", put("quarantine", "e"+string(ascendingKey(2)), []byte{0xff})},
+		{"quarantined and pending", func(tx *bolt.Tx) error {
+			value := tx.Bucket([]byte("quarantine")).Get(append([]byte("e"), ascendingKey(2)...))
+			return tx.Bucket([]byte("quarantine")).Put(append([]byte("e"), ascendingKey(1)...), value)
+		}},
+		{"quarantined without its device", func(tx *bolt.Tx) error {
+			key, _ := tx.Bucket([]byte("quarantine_devices")).Cursor().First()
+			return tx.Bucket([]byte("quarantine_devices")).Delete(key)
+		}},
+		{"device without quarantined", put("quarantine_devices", "e"+strings.Repeat("x", 24), []byte("e"))},
+		{"move that nobody began", put("moves", "e"+strings.Repeat("x", 16), []byte{0xa0})},
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
@@ -458,6 +470,8 @@ func TestCheckFindsWhatDoesNotAgree(t *testing.T) {
 			k := stock(t, db)
 			fill(t, db, always(k), 0, 3, 1)
 			noErr(t, db.Append(t.Context(), event(1)))
+			appendAbout(t, db, 1)
+			noErr(t, db.Park(t.Context(), at(db, evt, 2), ""))
 			checkAndClose(t, db)
 			noErr(t, store.CheckFile(t.Context(), cfg.Dir))
 			edit(t, cfg, tc.change)
@@ -524,7 +538,7 @@ func TestCompact(t *testing.T) {
 	noErr(t, err)
 	k := stock(t, db)
 	fill(t, db, always(k), 0, 5000, 64)
-	noErr(t, db.Ack(t.Context(), edgeclaim.LaneProv, 4990))
+	noErr(t, db.Ack(t.Context(), at(db, edgeclaim.LaneProv, 4990)))
 	want := snapshot(t, db)
 	checkAndClose(t, db)
 	service := os.Geteuid()
@@ -593,7 +607,7 @@ func TestKilledWithManyFreePages(t *testing.T) {
 	db := open(t, cfg)
 	k := stock(t, db)
 	backlog(t, db, k, 20_000, 3000)
-	noErr(t, db.Ack(t.Context(), edgeclaim.LaneProv, 20_000))
+	noErr(t, db.Ack(t.Context(), at(db, edgeclaim.LaneProv, 20_000)))
 	noErr(t, claim(t, db, k, "last"))
 	data, err := os.ReadFile(registry(cfg)) // as a kill would leave it
 	noErr(t, err)

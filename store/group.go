@@ -132,6 +132,13 @@ func (q *queue) shut() (first bool) {
 	return first
 }
 
+// closing reports whether shut was called.
+func (q *queue) closing() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.closed
+}
+
 // update runs apply in a write transaction that other callers may share, and
 // returns nil only when that is fsynced (P1). An error of apply is returned as
 // it is and leaves the others of the group untouched: apply decides before it

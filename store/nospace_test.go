@@ -78,7 +78,7 @@ func TestFullFile(t *testing.T) {
 	}
 	holds(t, db, stored)
 	// What upstream takes makes room.
-	noErr(t, db.Ack(t.Context(), edgeclaim.LaneProv, uint64(stored)/2))
+	noErr(t, db.Ack(t.Context(), at(db, edgeclaim.LaneProv, uint64(stored)/2)))
 	noErr(t, claim(t, db, k, "one-more"))
 }
 

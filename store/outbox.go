@@ -2,8 +2,10 @@ package store
 
 import (
 	"context"
-	"encoding/json"
+	"crypto/rand"
+	"errors"
 	"fmt"
+	"slices"
 
 	bolt "go.etcd.io/bbolt"
 
@@ -14,24 +16,7 @@ const (
 	// ackChunk is how many records one transaction forgets at most, so that
 	// claims never wait behind a large deletion.
 	ackChunk = 512
-	// dropShare of a full event lane goes at once, oldest first, so that a
-	// lane that stays full leaves one gap record for many, not one for each;
-	// but no more than dropChunk, for the sake of those who wait.
-	dropShare = 16
-	dropChunk = 1024
-	// gapRoom is more than a gap record takes, in encoded bytes.
-	gapRoom = 1024
 )
-
-// gap is the data of a gap record: count records between the sequences from
-// and to are lost, those that earlier lost gap records told of included.
-type gap struct {
-	Lane   edgeclaim.Lane `json:"lane"`
-	From   uint64         `json:"from"`
-	To     uint64         `json:"to"`
-	Count  uint64         `json:"count"`
-	Reason string         `json:"reason"`
-}
 
 // Append puts one record in the event lane, dropping the oldest when it is
 // full (P7); nil means that it is durable. ErrInvalid: it is larger than
@@ -42,7 +27,7 @@ func (db *DB) Append(ctx context.Context, r edgeclaim.Record) error {
 		if err != nil {
 			return err
 		}
-		return halfDone(b.append(edgeclaim.LaneEvt, value))
+		return halfDone(b.append(edgeclaim.LaneEvt, r.Device, value))
 	})
 }
 
@@ -65,23 +50,33 @@ func (b *batch) admit(lane edgeclaim.Lane, r *edgeclaim.Record) ([]byte, error) 
 	return value, nil
 }
 
+// full reports whether so much more would not fit. What is in quarantine counts
+// too: it comes back one day.
 func (b *batch) full(lane edgeclaim.Lane, records, bytes uint64) bool {
 	s := b.state.lane(lane)
-	return s.pending()+records > b.db.cfg.maxRecords(lane) || s.Bytes+bytes > b.db.cfg.maxLaneBytes(lane)
+	return s.pending()+s.Held+records > b.db.cfg.maxRecords(lane) || s.Bytes+s.HeldBytes+bytes > b.db.cfg.maxLaneBytes(lane)
 }
 
-// append puts an admitted record at the end of its lane.
-func (b *batch) append(lane edgeclaim.Lane, value []byte) error {
+// append puts an admitted record at the end of its lane, or, where the device's
+// earlier ones are in quarantine, behind them: its sequence is then a hole.
+func (b *batch) append(lane edgeclaim.Lane, device edgeclaim.DeviceID, value []byte) error {
 	if lane == edgeclaim.LaneEvt && b.full(lane, 1, uint64(len(value))) {
-		gapRecord, err := b.makeRoom(lane, uint64(len(value)))
+		gaps, err := b.makeRoom(lane, uint64(len(value)))
 		if err != nil {
 			return err
 		}
-		if err := b.push(lane, gapRecord); err != nil {
-			return err
+		for _, g := range gaps {
+			if err := b.push(lane, g); err != nil {
+				return err
+			}
 		}
 	}
-	return b.push(lane, value)
+	if !b.parked(lane, device) {
+		return b.push(lane, value)
+	}
+	s := b.state.lane(lane)
+	s.Appended++
+	return b.park(lane, s.place(s.Appended), value, device, "")
 }
 
 func (b *batch) push(lane edgeclaim.Lane, value []byte) error {
@@ -89,101 +84,154 @@ func (b *batch) push(lane edgeclaim.Lane, value []byte) error {
 	b.dirty, b.appended = true, true
 	s.Appended++
 	s.Bytes += uint64(len(value))
-	return b.ascending(laneBucket(lane)).Put(number(s.Appended), value)
+	return b.ascending(laneBucket(lane)).Put(number(s.place(s.Appended)), value)
 }
 
-// makeRoom drops the oldest records of a full lane, and returns the gap record
-// that says so.
-func (b *batch) makeRoom(lane edgeclaim.Lane, need uint64) ([]byte, error) {
+// take removes the record at a place from its lane and returns it. The caller
+// counts it as acked, dropped or parked.
+func (b *batch) take(lane edgeclaim.Lane, place uint64) ([]byte, error) {
 	s := b.state.lane(lane)
-	lost := gap{Lane: lane, From: s.front(), Reason: "quota"}
-	count := func(seq uint64, value []byte) error { return lost.add(lane, seq, value) }
-	chunk := max(1, min(s.pending()/dropShare, dropChunk))
-	for dropped := uint64(0); dropped < chunk || b.full(lane, 2, need+gapRoom); dropped++ {
-		if err := b.shift(lane, 1, count); err != nil {
+	bucket, key := b.tx.Bucket(laneBucket(lane)), number(place)
+	value := slices.Clone(bucket.Get(key))
+	if value == nil {
+		return nil, damaged("outbox", nil)
+	}
+	b.dirty = true
+	s.Bytes -= min(s.Bytes, uint64(len(value)))
+	return value, bucket.Delete(key)
+}
+
+// oldest returns the places of up to n records at the front of a lane, none
+// after the sequence upto. A record that is missing where none was parked is
+// damage.
+func (b *batch) oldest(lane edgeclaim.Lane, n int, upto uint64) ([]uint64, error) {
+	s := b.state.lane(lane)
+	front, end := s.place(s.Front), s.place(upto)
+	var places []uint64
+	cursor := b.tx.Bucket(laneBucket(lane)).Cursor()
+	for k, _ := cursor.Seek(number(front)); k != nil && len(places) < n; k, _ = cursor.Next() {
+		place, err := parseNumber(k)
+		if err != nil {
 			return nil, err
 		}
-		s.Dropped++
-	}
-	data, err := json.Marshal(&lost)
-	if err != nil {
-		return nil, err
-	}
-	return encodeRecord(&edgeclaim.Record{Type: edgeclaim.TypeGap, Stamp: b.db.cfg.Stamp(), Data: data})
-}
-
-// add counts a record that is being dropped. A gap record that nobody has
-// heard passes its count on.
-func (g *gap) add(lane edgeclaim.Lane, sequence uint64, value []byte) error {
-	g.To = sequence
-	g.Count++
-	r, err := decodeRecord(lane, sequence, value)
-	if err != nil {
-		return err
-	}
-	if r.Type != edgeclaim.TypeGap {
-		return nil
-	}
-	var earlier gap
-	if err := json.Unmarshal(r.Data, &earlier); err != nil {
-		return damaged("gap record", err)
-	}
-	g.From = min(g.From, earlier.From)
-	g.Count += earlier.Count
-	return nil
-}
-
-// shift deletes n records from the front of a lane, showing each to seen
-// unless that is nil. The caller counts them as acked or dropped.
-func (b *batch) shift(lane edgeclaim.Lane, n uint64, seen func(uint64, []byte) error) error {
-	s := b.state.lane(lane)
-	bucket := b.tx.Bucket(laneBucket(lane))
-	first := s.front()
-	b.dirty = b.dirty || n > 0
-	for seq := first; seq < first+n; seq++ {
-		key := number(seq)
-		value := bucket.Get(key)
-		if value == nil {
-			return damaged("outbox", nil)
+		if place > end {
+			break
 		}
-		if seen != nil {
-			if err := seen(seq, value); err != nil {
-				return err
-			}
-		}
-		s.Bytes -= min(s.Bytes, uint64(len(value)))
-		if err := bucket.Delete(key); err != nil {
-			return err
-		}
+		places = append(places, place)
 	}
-	return nil
+	if len(places) == n {
+		end = places[n-1]
+	}
+	if end+1-front-uint64(len(places)) > s.holes() {
+		return nil, damaged("outbox", nil)
+	}
+	return places, nil
 }
 
 // Epoch returns the name of this life of the outbox, 26 characters of A-Z and
 // 2-7. Sequences start again at 1 with a new epoch.
-func (db *DB) Epoch() string { return db.epoch }
+func (db *DB) Epoch() string {
+	db.mu.RLock()
+	defer db.mu.RUnlock()
+	return db.epoch
+}
 
-// Appended signals, some time after records were committed, that there are
-// some. It has room for one signal, and one consumer.
+// Appended signals, some time after records were committed, or a new epoch was,
+// that there is something to tell. It has room for one signal, and one consumer.
 func (db *DB) Appended() <-chan struct{} { return db.appended }
 
-// Next returns up to max pending records of a lane with a sequence above
-// after, oldest first, and removes none.
-func (db *DB) Next(ctx context.Context, lane edgeclaim.Lane, after uint64, maximum int) ([]edgeclaim.Record, error) {
+// Marks returns the present epoch, the one whose place it took, "" when there
+// was none or nobody knows, and where the box stands in each lane.
+func (db *DB) Marks(ctx context.Context) (epoch, previous string, marks map[edgeclaim.Lane]edgeclaim.LaneMarks, err error) {
+	marks = make(map[edgeclaim.Lane]edgeclaim.LaneMarks)
+	err = db.view(ctx, func(tx *bolt.Tx) error {
+		s, err := readState(tx) // not db.state: that may be newer than tx
+		if err != nil {
+			return err
+		}
+		meta := tx.Bucket(bucketMeta)
+		epoch, previous = string(meta.Get(metaEpoch)), string(meta.Get(metaBefore))
+		for _, lane := range edgeclaim.Lanes() {
+			l := s.lane(lane)
+			marks[lane] = edgeclaim.LaneMarks{
+				First: l.Front, Appended: l.Appended,
+				Check: edgeclaim.Check{Sequence: l.CheckAt, Hash: l.CheckHash},
+			}
+		}
+		return nil
+	})
+	return epoch, previous, marks, err
+}
+
+// Renew begins a new epoch and returns its name; nil means that this is
+// durable. What is pending gets sequences from 1, in the same order, holes where
+// records were parked included; nothing is copied, so that the backlog does not
+// matter. The marks and counters of the lanes begin anew, the quarantine stays.
+func (db *DB) Renew(ctx context.Context) (string, error) {
+	epoch := rand.Text()
+	err := db.updateSettled(ctx, func(b *batch) error { return b.renew(epoch) })
+	if err != nil {
+		return "", err
+	}
+	return epoch, nil
+}
+
+func (b *batch) renew(epoch string) error {
+	for _, lane := range edgeclaim.Lanes() {
+		s := b.state.lane(lane)
+		places, err := b.oldest(lane, 1, s.Appended)
+		if err != nil {
+			return err
+		}
+		end := s.place(s.Appended)
+		base := end // nothing is pending: trailing holes are of no use to anybody
+		if len(places) > 0 {
+			base = places[0] - 1
+		}
+		pending := s.pending()
+		*s = laneState{
+			Base: base, Front: 1, Appended: end - base, Parked: end - base - pending,
+			Bytes: s.Bytes, Held: s.Held, HeldBytes: s.HeldBytes,
+		}
+	}
+	b.dirty, b.appended = true, true
+	meta := b.tx.Bucket(bucketMeta)
+	if err := errors.Join(meta.Put(metaBefore, []byte(b.epoch)), meta.Put(metaEpoch, []byte(epoch))); err != nil {
+		return halfDone(err)
+	}
+	b.epoch = epoch
+	return nil
+}
+
+// Next returns up to maximum pending records of after's lane, oldest first,
+// those with a sequence above after.Upto, and removes none. A sequence that is
+// left out will never come. ErrConflict: after.Epoch is not the present one.
+func (db *DB) Next(ctx context.Context, after edgeclaim.Mark, maximum int) ([]edgeclaim.Record, error) {
+	lane := after.Lane
 	if err := knownLane(lane); err != nil {
 		return nil, err
 	}
 	var records []edgeclaim.Record
-	err := db.view(ctx, func(tx *bolt.Tx) error {
+	err := db.viewSettled(ctx, func(tx *bolt.Tx, s *state) error {
+		if err := sameEpoch(after.Epoch, string(tx.Bucket(bucketMeta).Get(metaEpoch))); err != nil {
+			return err
+		}
+		l := s.lane(lane)
+		if after.Upto >= l.Appended {
+			return nil
+		}
 		cursor := tx.Bucket(laneBucket(lane)).Cursor()
-		for k, v := cursor.Seek(number(after + 1)); k != nil && len(records) < maximum; k, v = cursor.Next() {
-			sequence, err := parseNumber(k)
+		for k, v := cursor.Seek(number(l.place(after.Upto + 1))); k != nil && len(records) < maximum; k, v = cursor.Next() {
+			place, err := parseNumber(k)
 			if err != nil {
 				return err
 			}
-			r, err := decodeRecord(lane, sequence, v)
+			if place <= l.Base {
+				return damaged("outbox", nil)
+			}
+			r, err := decodeRecord(lane, place-l.Base, v)
 			if err != nil {
-				r = db.unreadable(lane, sequence, err)
+				r = db.unreadable(lane, place-l.Base, err)
 			}
 			records = append(records, r)
 		}
@@ -192,29 +240,11 @@ func (db *DB) Next(ctx context.Context, lane edgeclaim.Lane, after uint64, maxim
 	return records, err
 }
 
-// tellSetAside tells upstream that what the damaged registry had not sent is
-// lost, however many records that were (P7). A box that cannot say so starts
-// all the same.
-func (db *DB) tellSetAside() {
-	for _, lane := range edgeclaim.Lanes() {
-		err := db.Append(context.Background(), edgeclaim.Record{
-			Type: edgeclaim.TypeGap, Stamp: db.cfg.Stamp(), Data: fmt.Appendf(nil, `{"lane":%q,"reason":"registry_set_aside"}`, lane),
-		})
-		if err != nil {
-			db.cfg.Logger.Error("upstream will not hear of the lost records", "lane", lane, "err", err)
-		}
+func sameEpoch(asked, present string) error {
+	if asked != present {
+		return fmt.Errorf("epoch: %w", edgeclaim.ErrConflict)
 	}
-}
-
-// unreadable stands in for a record that cannot be read: a gap record under the
-// same sequence, the same on every send. The lane goes on, and upstream hears
-// what it has lost; failing here would stop both lanes for ever.
-func (db *DB) unreadable(lane edgeclaim.Lane, sequence uint64, why error) edgeclaim.Record {
-	db.cfg.Logger.Error("outbox record cannot be read and is told as a gap", "lane", lane, "sequence", sequence, "err", why)
-	return edgeclaim.Record{
-		Lane: lane, Sequence: sequence, Type: edgeclaim.TypeGap, Stamp: edgeclaim.Stamp{Clock: edgeclaim.ClockUnsynced},
-		Data: fmt.Appendf(nil, `{"lane":%q,"from":%d,"to":%d,"count":1,"reason":"damaged"}`, lane, sequence, sequence),
-	}
+	return nil
 }
 
 // fullMarks are the shares of the provisioning lane, in percent, at which the
@@ -225,7 +255,7 @@ var fullMarks = [...]uint64{50, 80, 95}
 // calls it.
 func (db *DB) warnFull() {
 	s := db.state.lane(edgeclaim.LaneProv)
-	share := max(100*s.pending()/db.cfg.ProvMaxRecords, 100*s.Bytes/db.cfg.ProvMaxBytes)
+	share := max(100*(s.pending()+s.Held)/db.cfg.ProvMaxRecords, 100*(s.Bytes+s.HeldBytes)/db.cfg.ProvMaxBytes)
 	passed := 0
 	for _, mark := range fullMarks {
 		if share >= mark {
@@ -234,21 +264,23 @@ func (db *DB) warnFull() {
 	}
 	if passed > db.warned {
 		db.cfg.Logger.Warn("provisioning lane is filling up; full, claims are refused",
-			"percent", share, "pending", s.pending(), "bytes", s.Bytes)
+			"percent", share, "pending", s.pending(), "quarantined", s.Held, "bytes", s.Bytes+s.HeldBytes)
 	}
 	db.warned = passed
 }
 
-// Ack forgets all records of a lane up to and with upto; nil means that this
-// is durable. It may be repeated, and upto may be long forgotten. ErrInvalid:
-// upto was never appended. ErrUnavailable: try later; a part may be forgotten.
-func (db *DB) Ack(ctx context.Context, lane edgeclaim.Lane, upto uint64) error {
-	if err := knownLane(lane); err != nil {
+// Ack forgets all records of a lane up to and with upto.Upto, and keeps
+// upto.Check, when it is not zero, as that of the lane; nil means that this is
+// durable. It may be repeated, and upto may be long forgotten. ErrConflict: of
+// another epoch. ErrInvalid: never appended, or a check of what is above.
+// ErrUnavailable: try later; a part may be forgotten.
+func (db *DB) Ack(ctx context.Context, upto edgeclaim.Mark) error {
+	if err := knownLane(upto.Lane); err != nil {
 		return err
 	}
 	for done := false; !done; {
-		err := db.update(ctx, func(b *batch) (err error) {
-			done, err = b.ack(lane, upto)
+		err := db.updateSettled(ctx, func(b *batch) (err error) {
+			done, err = b.ack(upto)
 			return err
 		})
 		if err != nil {
@@ -258,20 +290,40 @@ func (db *DB) Ack(ctx context.Context, lane edgeclaim.Lane, upto uint64) error {
 	return nil
 }
 
-func (b *batch) ack(lane edgeclaim.Lane, upto uint64) (done bool, err error) {
-	s := b.state.lane(lane)
-	if upto > s.Appended {
-		return false, fmt.Errorf("ack %d of lane %s, which ends at %d: %w", upto, lane, s.Appended, edgeclaim.ErrInvalid)
+func (b *batch) ack(upto edgeclaim.Mark) (done bool, err error) {
+	if err := sameEpoch(upto.Epoch, b.epoch); err != nil {
+		return false, err
 	}
-	if upto < s.front() {
-		return true, nil
+	s := b.state.lane(upto.Lane)
+	if upto.Upto > s.Appended || upto.Check.Sequence > upto.Upto {
+		return false, fmt.Errorf("ack %d of lane %s, which ends at %d: %w", upto.Upto, upto.Lane, s.Appended, edgeclaim.ErrInvalid)
 	}
-	n := min(ackChunk, upto-s.front()+1)
-	if err := b.shift(lane, n, nil); err != nil {
-		return false, halfDone(err)
+	if upto.Upto >= s.Front {
+		places, err := b.oldest(upto.Lane, ackChunk, upto.Upto)
+		if err != nil {
+			return false, halfDone(err)
+		}
+		for _, place := range places {
+			if _, err := b.take(upto.Lane, place); err != nil {
+				return false, halfDone(err)
+			}
+		}
+		b.dirty = true
+		s.Acked += uint64(len(places))
+		if len(places) == ackChunk {
+			s.Front = places[ackChunk-1] - s.Base + 1
+		} else {
+			s.Front = upto.Upto + 1
+		}
+		if s.Front <= upto.Upto {
+			return false, nil
+		}
 	}
-	s.Acked += n
-	return upto < s.front(), nil
+	if upto.Check.Sequence > s.CheckAt {
+		s.CheckAt, s.CheckHash = upto.Check.Sequence, upto.Check.Hash
+		b.dirty = true
+	}
+	return true, nil
 }
 
 func knownLane(lane edgeclaim.Lane) error {
@@ -297,9 +349,10 @@ func (db *DB) LaneStats(ctx context.Context) (map[edgeclaim.Lane]edgeclaim.LaneS
 			stat := edgeclaim.LaneStats{
 				Pending: l.pending(), Bytes: l.Bytes,
 				Appended: l.Appended, Acked: l.Acked, Dropped: l.Dropped,
+				Parked: l.Parked, Quarantined: l.Held,
 			}
-			if v := tx.Bucket(laneBucket(lane)).Get(number(l.front())); v != nil {
-				r, err := decodeRecord(lane, l.front(), v)
+			if k, v := tx.Bucket(laneBucket(lane)).Cursor().First(); k != nil {
+				r, err := decodeRecord(lane, 0, v)
 				if err != nil {
 					return err
 				}

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	bolt "go.etcd.io/bbolt"
 	"pgregory.net/rapid"
 
 	"edgeclaim"
@@ -15,7 +16,7 @@ import (
 
 func pending(tb testing.TB, db *store.DB, lane edgeclaim.Lane) []edgeclaim.Record {
 	tb.Helper()
-	all, err := db.Next(tb.Context(), lane, 0, 1_000_000)
+	all, err := db.Next(tb.Context(), at(db, lane, 0), 1_000_000)
 	noErr(tb, err)
 	return all
 }
@@ -25,8 +26,8 @@ func stats(tb testing.TB, db *store.DB, lane edgeclaim.Lane) edgeclaim.LaneStats
 	all, err := db.LaneStats(tb.Context())
 	noErr(tb, err)
 	s := all[lane]
-	if s.Appended != s.Acked+s.Dropped+s.Pending {
-		tb.Fatalf("appended %d is not acked %d + dropped %d + pending %d", s.Appended, s.Acked, s.Dropped, s.Pending)
+	if s.Appended != s.Acked+s.Dropped+s.Parked+s.Pending {
+		tb.Fatalf("appended %d is not acked %d + dropped %d + parked %d + pending %d", s.Appended, s.Acked, s.Dropped, s.Parked, s.Pending)
 	}
 	return s
 }
@@ -44,27 +45,49 @@ func TestNextAndAck(t *testing.T) {
 			}
 		}
 	}
-	page, err := db.Next(ctx, edgeclaim.LaneEvt, 7, 3)
+	page, err := db.Next(ctx, at(db, edgeclaim.LaneEvt, 7), 3)
 	noErr(t, err)
 	if len(page) != 3 || page[0].Sequence != 8 || page[2].Sequence != 10 {
 		t.Fatalf("page is %v", page)
 	}
-	wantErr(t, db.Ack(ctx, edgeclaim.LaneEvt, 1501), edgeclaim.ErrInvalid)
-	wantErr(t, db.Ack(ctx, "tel", 1), edgeclaim.ErrInvalid)
+	wantErr(t, db.Ack(ctx, at(db, edgeclaim.LaneEvt, 1501)), edgeclaim.ErrInvalid)
+	wantErr(t, db.Ack(ctx, at(db, "tel", 1)), edgeclaim.ErrInvalid)
 	for _, upto := range []uint64{0, 3, 3, 1, 1400, 2} {
-		noErr(t, db.Ack(ctx, edgeclaim.LaneEvt, upto))
+		noErr(t, db.Ack(ctx, at(db, edgeclaim.LaneEvt, upto)))
 	}
 	left := pending(t, db, edgeclaim.LaneEvt)
 	if s := stats(t, db, edgeclaim.LaneEvt); len(left) != 100 || left[0].Sequence != 1401 || s.Acked != 1400 || s.Pending != 100 {
 		t.Fatalf("%d left, %+v", len(left), s)
 	}
-	noErr(t, db.Ack(ctx, edgeclaim.LaneEvt, 1500))
+	noErr(t, db.Ack(ctx, at(db, edgeclaim.LaneEvt, 1500)))
 	if s := stats(t, db, edgeclaim.LaneEvt); s.Bytes != 0 || s.Pending != 0 || s.OldestAge != 0 {
 		t.Fatalf("empty lane is %+v", s)
 	}
 	noErr(t, db.Append(ctx, event(1)))
 	if left := pending(t, db, edgeclaim.LaneEvt); len(left) != 1 || left[0].Sequence != 1501 {
 		t.Fatalf("after a drain: %v", left)
+	}
+}
+
+// TestMissingRecordIsDamage: a record that is missing where none was parked is
+// no hole. The store fails, rather than to acknowledge what it does not have.
+func TestMissingRecordIsDamage(t *testing.T) {
+	cfg := config(t)
+	db, err := store.Open(cfg)
+	noErr(t, err)
+	appendAbout(t, db, 1, 0, 2, 0)
+	noErr(t, db.Park(t.Context(), at(db, evt, 1), ""))
+	checkAndClose(t, db)
+	edit(t, cfg, func(tx *bolt.Tx) error { return tx.Bucket([]byte("outbox_evt")).Delete(ascendingKey(3)) })
+	db, err = store.Open(cfg)
+	noErr(t, err)
+	noErr(t, db.Ack(t.Context(), at(db, evt, 2)))
+	wantErr(t, db.Ack(t.Context(), at(db, evt, 4)), edgeclaim.ErrUnavailable)
+	<-db.Fatal()
+	noErr(t, db.Close())
+	db = open(t, cfg)
+	if db.Info().SetAside == "" {
+		t.Error("the next start takes it for sound")
 	}
 }
 
@@ -116,7 +139,7 @@ func TestProvLaneIsNeverDropped(t *testing.T) {
 			noErr(t, db.Append(t.Context(), event(1))) // the other lane has room
 			noErr(t, claim(t, db, k, board(0)))        // nothing to append
 
-			noErr(t, db.Ack(t.Context(), edgeclaim.LaneProv, 5))
+			noErr(t, db.Ack(t.Context(), at(db, edgeclaim.LaneProv, 5)))
 			noErr(t, claim(t, db, k, board(n)))
 		})
 	}
@@ -126,6 +149,7 @@ type gapData struct {
 	Lane            string
 	From, To, Count uint64
 	Reason          string
+	Epoch           string
 }
 
 // TestEvtLaneDropsTheOldestAndSaysSo: what is pending and what the pending gap
@@ -234,7 +258,7 @@ func TestOutboxModel(t *testing.T) {
 			},
 			"ack": func(rt *rapid.T) {
 				upto := rapid.Uint64Range(0, last+1).Draw(rt, "upto")
-				err := db.Ack(t.Context(), edgeclaim.LaneEvt, upto)
+				err := db.Ack(t.Context(), at(db, edgeclaim.LaneEvt, upto))
 				if upto > last {
 					wantErr(t, err, edgeclaim.ErrInvalid)
 					return

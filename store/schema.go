@@ -7,46 +7,47 @@ import (
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
-	bolt "go.etcd.io/bbolt"
 
 	"edgeclaim"
 )
 
 // schemaVersion is what this program reads and writes. A file of an older
 // version is migrated at Open, one of a newer version is refused.
-const schemaVersion = 1
+const schemaVersion = 2
 
 // The buckets. All keys that are numbers are eight bytes, big-endian.
 var (
-	bucketMeta      = []byte("meta")           // the keys below
-	bucketDevices   = []byte("devices")        // row number, from 1, in order of claiming → id (16 bytes) + CBOR deviceRow
-	bucketIndex     = []byte("device_index")   // device id (16 bytes) → row number
-	bucketFolds     = []byte("device_folds")   // partition (2 bytes) → the row up to which device_index holds its ids
-	bucketAliases   = []byte("device_aliases") // tenant id + "/" + hardware id → device id (16 bytes)
-	bucketTemplates = []byte("templates")      // number, from 1, in order of creation → CBOR templateRow
-	bucketKeys      = []byte("keys")           // key id → CBOR keyRow
-	bucketKeyHashes = []byte("key_hashes")     // SHA-256 (32 bytes) → key id
-	bucketProv      = []byte("outbox_prov")    // sequence → CBOR recordRow
-	bucketEvt       = []byte("outbox_evt")     // the same
+	bucketMeta      = []byte("meta")               // the keys below
+	bucketDevices   = []byte("devices")            // row number, from 1, in order of claiming → id (16 bytes) + CBOR deviceRow
+	bucketIndex     = []byte("device_index")       // device id (16 bytes) → row number
+	bucketFolds     = []byte("device_folds")       // partition (2 bytes) → the row up to which device_index holds its ids
+	bucketAliases   = []byte("device_aliases")     // tenant id + "/" + hardware id → device id (16 bytes)
+	bucketTemplates = []byte("templates")          // number, from 1, in order of creation → CBOR templateRow
+	bucketKeys      = []byte("keys")               // key id → CBOR keyRow
+	bucketKeyHashes = []byte("key_hashes")         // SHA-256 (32 bytes) → key id
+	bucketProv      = []byte("outbox_prov")        // place → CBOR recordRow
+	bucketEvt       = []byte("outbox_evt")         // the same
+	bucketParked    = []byte("quarantine")         // lane (1 byte) + place → CBOR parkedRow
+	bucketParkedBy  = []byte("quarantine_devices") // lane + device id + place → lane: whose bucketParked holds some is a parked device
+	bucketMoves     = []byte("moves")              // lane + device id → CBOR moveRow: what a crash must not leave half moved
+	bucketExports   = []byte("exports")            // number → CBOR exportRow
 
 	allBuckets = [][]byte{
 		bucketMeta, bucketDevices, bucketIndex, bucketFolds, bucketAliases,
 		bucketTemplates, bucketKeys, bucketKeyHashes, bucketProv, bucketEvt,
+		bucketParked, bucketParkedBy, bucketMoves, bucketExports,
 	}
 )
 
 // The keys of the meta bucket.
 var (
-	metaSchema = []byte("schema") // number
-	metaBoxID  = []byte("box_id") // text
-	metaEpoch  = []byte("epoch")  // text
-	metaFloor  = []byte("floor")  // CBOR instant
-	metaState  = []byte("state")  // CBOR state
+	metaSchema = []byte("schema")         // number
+	metaBoxID  = []byte("box_id")         // text
+	metaEpoch  = []byte("epoch")          // text
+	metaBefore = []byte("previous_epoch") // text; not there in a box's first epoch
+	metaFloor  = []byte("floor")          // CBOR instant
+	metaState  = []byte("state")          // CBOR state
 )
-
-// migrations[v] turns a file of version v into one of version v+1, in one
-// transaction with the change of the version.
-var migrations = map[uint64]func(*bolt.Tx) error{}
 
 // errDamaged: what was read is not what was written.
 var errDamaged = errors.New("damaged")
@@ -65,25 +66,52 @@ type state struct {
 	Templates uint64    `cbor:"2,keyasint"` // the last template number
 	Prov      laneState `cbor:"3,keyasint"`
 	Evt       laneState `cbor:"4,keyasint"`
+	Moves     uint64    `cbor:"5,keyasint,omitempty"` // rows of bucketMoves
 }
 
-// laneState counts a lane. Pending are the sequences acked+dropped+1 to
-// appended, all there: records leave from the front only.
+// laneState counts a lane. A record's place, its key in the bucket, is Base and
+// its sequence: places only ascend, for ever, and a new epoch moves Base alone.
+// Nothing lies in the lane below Front. From there to Appended lie the pending,
+// and holes where records were parked.
 type laneState struct {
 	Appended uint64 `cbor:"1,keyasint"`
 	Acked    uint64 `cbor:"2,keyasint"`
 	Dropped  uint64 `cbor:"3,keyasint"`
 	Bytes    uint64 `cbor:"4,keyasint"` // of the pending, as encoded
+	Base     uint64 `cbor:"5,keyasint,omitempty"`
+	Front    uint64 `cbor:"6,keyasint"`
+	Parked   uint64 `cbor:"7,keyasint,omitempty"`
+	// CheckAt and CheckHash are the Check of the last record acknowledged.
+	CheckAt   uint64 `cbor:"8,keyasint,omitempty"`
+	CheckHash string `cbor:"9,keyasint,omitempty"`
+	// Held are the lane's records in quarantine, of whatever epoch.
+	Held      uint64 `cbor:"10,keyasint,omitempty"`
+	HeldBytes uint64 `cbor:"11,keyasint,omitempty"` // as encoded in the lane
 }
 
-func (l *laneState) front() uint64   { return l.Acked + l.Dropped + 1 }
-func (l *laneState) pending() uint64 { return l.Appended - l.Acked - l.Dropped }
+func (l *laneState) place(sequence uint64) uint64 { return l.Base + sequence }
+func (l *laneState) pending() uint64              { return l.Appended - l.Acked - l.Dropped - l.Parked }
+
+// holes is how many sequences from Front on have no record in the lane.
+func (l *laneState) holes() uint64 { return l.Appended + 1 - l.Front - l.pending() }
 
 func (s *state) lane(lane edgeclaim.Lane) *laneState {
 	if lane == edgeclaim.LaneProv {
 		return &s.Prov
 	}
 	return &s.Evt
+}
+
+// laneTag is a lane in a key, in the order of the lanes' names.
+func laneTag(lane edgeclaim.Lane) byte { return lane[0] }
+
+func laneOf(tag byte) (edgeclaim.Lane, error) {
+	for _, lane := range edgeclaim.Lanes() {
+		if laneTag(lane) == tag {
+			return lane, nil
+		}
+	}
+	return "", damaged("lane", nil)
 }
 
 func laneBucket(lane edgeclaim.Lane) []byte {
@@ -166,7 +194,39 @@ type recordRow struct {
 	Data   []byte  `cbor:"7,keyasint,omitempty"`
 }
 
-// number encodes a row number or sequence so that keys sort as numbers.
+// parkedRow is a record in quarantine. Its device is beside the record, so that
+// even one that the disk has damaged is found and leaves whole.
+type parkedRow struct {
+	Record   []byte  `cbor:"1,keyasint"` // as it lay in the lane
+	Device   []byte  `cbor:"2,keyasint,omitempty"`
+	Epoch    string  `cbor:"3,keyasint"`
+	Sequence uint64  `cbor:"4,keyasint"`
+	Reason   string  `cbor:"5,keyasint,omitempty"`
+	ParkedAt instant `cbor:"6,keyasint"`
+}
+
+// moveRow is a device's move that takes more than one transaction: into the
+// quarantine, or out of it.
+type moveRow struct {
+	Out  bool   `cbor:"1,keyasint,omitempty"`
+	Next uint64 `cbor:"2,keyasint,omitempty"` // on its way in: the place to look at next
+	Last uint64 `cbor:"3,keyasint,omitempty"` // the last place to look at; what came later was parked at once
+}
+
+type exportRow struct {
+	Nonce string    `cbor:"1,keyasint"`
+	Upto  []markRow `cbor:"2,keyasint"`
+}
+
+type markRow struct {
+	Epoch     string `cbor:"1,keyasint"`
+	Lane      string `cbor:"2,keyasint"`
+	Upto      uint64 `cbor:"3,keyasint"`
+	CheckAt   uint64 `cbor:"4,keyasint,omitempty"`
+	CheckHash string `cbor:"5,keyasint,omitempty"`
+}
+
+// number encodes a row number or place so that keys sort as numbers.
 func number(n uint64) []byte { return binary.BigEndian.AppendUint64(make([]byte, 0, 8), n) }
 
 func parseNumber(b []byte) (uint64, error) {
@@ -295,6 +355,22 @@ func encodeRecord(r *edgeclaim.Record) ([]byte, error) {
 	return cbor.Marshal(&row)
 }
 
+// deviceOf reads no more of a record than whom it is about: zero for the box
+// itself, and for a record that cannot be read.
+func deviceOf(value []byte) edgeclaim.DeviceID {
+	var row struct {
+		Device []byte `cbor:"2,keyasint,omitempty"`
+	}
+	if err := cbor.Unmarshal(value, &row); err != nil {
+		return edgeclaim.DeviceID{}
+	}
+	id, err := edgeclaim.DeviceIDFromBytes(row.Device)
+	if err != nil {
+		return edgeclaim.DeviceID{}
+	}
+	return id
+}
+
 func decodeRecord(lane edgeclaim.Lane, sequence uint64, value []byte) (edgeclaim.Record, error) {
 	r := edgeclaim.Record{Lane: lane, Sequence: sequence}
 	var row recordRow
@@ -311,38 +387,4 @@ func decodeRecord(lane edgeclaim.Lane, sequence uint64, value []byte) (edgeclaim
 	r.Type, r.Data = edgeclaim.RecordType(row.Type), row.Data
 	r.Time, r.Clock, r.Boot, r.Uptime = row.Time.time(), edgeclaim.ClockState(row.Clock), row.Boot, time.Duration(row.Uptime)
 	return r, nil
-}
-
-// initialise makes the buckets of an empty file.
-func initialise(tx *bolt.Tx, boxID, epoch string) error {
-	for _, name := range allBuckets {
-		if _, err := tx.CreateBucket(name); err != nil {
-			return err
-		}
-	}
-	empty, err := cbor.Marshal(&state{})
-	if err != nil {
-		return err
-	}
-	meta := tx.Bucket(bucketMeta)
-	return errors.Join(
-		meta.Put(metaSchema, number(schemaVersion)),
-		meta.Put(metaBoxID, []byte(boxID)),
-		meta.Put(metaEpoch, []byte(epoch)),
-		meta.Put(metaState, empty),
-	)
-}
-
-// migrate brings an older file to schemaVersion, a version at a time.
-func migrate(tx *bolt.Tx, from uint64) error {
-	for v := from; v < schemaVersion; v++ {
-		step, ok := migrations[v]
-		if !ok {
-			return fmt.Errorf("schema %d: no migration", v)
-		}
-		if err := step(tx); err != nil {
-			return fmt.Errorf("migrate schema %d: %w", v, err)
-		}
-	}
-	return tx.Bucket(bucketMeta).Put(metaSchema, number(schemaVersion))
 }

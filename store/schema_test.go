@@ -3,6 +3,7 @@ package store_test
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	"edgeclaim"
@@ -32,6 +33,25 @@ func FuzzRows(f *testing.F) {
 		again(t, row, func(b []byte) (edgeclaim.Record, error) {
 			return store.DecodeRecord(edgeclaim.LaneEvt, 7, b)
 		}, store.EncodeRecord)
+	})
+}
+
+// FuzzQuarantine: whatever is asked for or lies in the file, it is a record's
+// ID and row, or it is refused as what it is.
+func FuzzQuarantine(f *testing.F) {
+	f.Add("evt-00000000000000000002-ABCDEF", []byte("e\x00\x00\x00\x00\x00\x00\x00\x02"), []byte{0xa0})
+	f.Add("prov-18446744073709551615-", []byte("p"), []byte{0xff})
+	f.Fuzz(func(t *testing.T, id string, key, value []byte) {
+		lane, place, err := store.ParseParkedID(id)
+		switch {
+		case err != nil && !errors.Is(err, edgeclaim.ErrInvalid):
+			t.Errorf("%q: %v is not ErrInvalid", id, err)
+		case err == nil && !strings.HasPrefix(id, store.ParkedID(lane, place, "")):
+			t.Errorf("%q is read as %s %d", id, lane, place)
+		}
+		if err := store.DecodeParked(key, value); err != nil && !errors.Is(err, store.ErrDamaged) {
+			t.Errorf("%v is not ErrDamaged", err)
+		}
 	})
 }
 

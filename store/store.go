@@ -38,18 +38,24 @@ type DB struct {
 	bolt     *bolt.DB
 	file     *os.File // bbolt's
 	boxID    string
-	epoch    string
 	setAside string
 	appended chan struct{}
 
 	queue queue
 
-	// mu guards state and tail against readers: the leader of a group changes
-	// them, after its commit, and is the only one, so that it reads them
+	// mu guards epoch, state and tail against readers: the leader of a group
+	// changes them, after its commit, and is the only one, so that it reads them
 	// without the lock.
 	mu    sync.RWMutex
+	epoch string
 	state state
 	tail  tail
+
+	// moving has one place, for whoever moves a device's records into the
+	// quarantine or out of it.
+	moving chan struct{}
+	// enrolment guards the file of that name, and Close against its writers.
+	enrolment sync.Mutex
 
 	catalog atomic.Pointer[catalog] // replaced by the leader, after its commit
 	keys    keyCache                // corrected by the leader, after its commit
@@ -150,6 +156,7 @@ func openExisting(cfg Config, lock *os.File) (*DB, error) {
 		cfg: cfg, lock: lock,
 		queue:    queue{full: make(chan struct{}, 1)},
 		appended: make(chan struct{}, 1),
+		moving:   make(chan struct{}, 1),
 		fatal:    make(chan struct{}),
 	}
 	unsettled := make(chan struct{})
@@ -253,6 +260,7 @@ func readState(tx *bolt.Tx) (state, error) {
 	if err := cbor.Unmarshal(tx.Bucket(bucketMeta).Get(metaState), &s); err != nil {
 		return s, damaged("state", err)
 	}
+	s.asVersion2()
 	return s, nil
 }
 
@@ -382,6 +390,8 @@ func (db *DB) Close() error {
 	if !db.queue.shut() {
 		return nil
 	}
+	db.enrolment.Lock() // the folder's lock is about to go
+	defer db.enrolment.Unlock()
 	// The last write: the list of free pages, so that the next Open need not
 	// read the file. It also waits for all writes before it.
 	if db.Err() == nil {
@@ -413,36 +423,4 @@ func (db *DB) Info() edgeclaim.StoreStatus {
 		info.Bytes = stat.Size()
 	}
 	return info
-}
-
-// TimeFloor returns the latest time that was trustworthy, zero when there was
-// none (P10).
-func (db *DB) TimeFloor(ctx context.Context) (time.Time, error) {
-	var floor time.Time
-	err := db.view(ctx, func(tx *bolt.Tx) error {
-		v := tx.Bucket(bucketMeta).Get(metaFloor)
-		if v == nil {
-			return nil
-		}
-		var i instant
-		if err := cbor.Unmarshal(v, &i); err != nil {
-			return damaged("floor", err)
-		}
-		floor = i.time()
-		return nil
-	})
-	return floor, err
-}
-
-// SetTimeFloor stores exactly what it is given, durably when it returns nil;
-// that the floor only rises is the clock's business.
-func (db *DB) SetTimeFloor(ctx context.Context, floor time.Time) error {
-	value, err := cbor.Marshal(toInstant(floor))
-	if err != nil {
-		return err
-	}
-	return db.update(ctx, func(b *batch) error {
-		b.dirty = true
-		return halfDone(b.tx.Bucket(bucketMeta).Put(metaFloor, value))
-	})
 }

@@ -21,6 +21,9 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv(crashDir); dir != "" {
 		os.Exit(crashChild(dir))
 	}
+	if dir := os.Getenv(moversDir); dir != "" {
+		os.Exit(moversChild(dir))
+	}
 	flag.Parse()
 	if testing.Short() { // each step of a model is an fsync
 		_ = flag.Set("rapid.checks", "10")
@@ -77,6 +80,11 @@ func checkAndClose(tb testing.TB, db *store.DB) {
 	if err := db.Close(); err != nil {
 		tb.Errorf("close: %v", err)
 	}
+}
+
+// at is a mark of the present epoch.
+func at(db *store.DB, lane edgeclaim.Lane, upto uint64) edgeclaim.Mark {
+	return edgeclaim.Mark{Epoch: db.Epoch(), Lane: lane, Upto: upto}
 }
 
 func hardware(tb testing.TB, text string) edgeclaim.HardwareID {

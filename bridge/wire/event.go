@@ -38,7 +38,7 @@ type Event struct {
 	Lane         edgeclaim.Lane `json:"lane"`
 	BootID       string         `json:"bootid,omitempty"`
 	Clock        string         `json:"clk,omitempty"`
-	Data         jsontext.Value `json:"data,omitempty"`
+	Data         jsontext.Value `json:"data,omitzero"`
 	DataBase64   []byte         `json:"data_base64,omitempty"`
 }
 

@@ -117,7 +117,7 @@ func (h *Hello) check() error {
 	}
 	for _, lane := range edgeclaim.Lanes() {
 		marks := h.Lanes[lane]
-		if marks.First == 0 || marks.First > marks.Appended+1 {
+		if marks.First == 0 || marks.First-1 > marks.Appended {
 			return edgeclaim.Invalid("lanes", "%s: want first from 1 to appended+1", lane)
 		}
 	}

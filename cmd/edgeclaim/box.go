@@ -39,6 +39,7 @@ type box struct {
 
 	clock   *clock.Clock
 	db      *store.DB
+	trust   *trust
 	rule    *provision.Service
 	broker  *broker.Broker
 	claims  *httpapi.Server
@@ -87,14 +88,8 @@ func (b *box) assemble(ctx context.Context, bound *bindings) error {
 		// The broker is there before the first claim or release can be.
 		Void: func(id edgeclaim.DeviceID) { b.broker.Disconnect(id) },
 	}, b.db, b.clock, b.logger)
-	if b.settings.Upstream.URL != "" {
-		up := b.settings.Upstream
-		up.Now = b.clock.Now
-		identity := bridge.Identity{Site: b.settings.Site, Box: b.db.BoxID(), Version: b.build.Version}
-		var err error
-		if b.bridge, err = bridge.New(up, b.db, identity, b.logger); err != nil {
-			return fmt.Errorf("upstream: %w", err)
-		}
+	if err := b.faceUpstream(ctx); err != nil {
+		return fmt.Errorf("upstream: %w", err)
 	}
 	if err := b.serveHTTP(bound); err != nil {
 		return err
@@ -107,6 +102,33 @@ func (b *box) assemble(ctx context.Context, bound *bindings) error {
 	b.broker = mqtt
 	b.listeners[listenerMQTT] = mqtt.Addr().String()
 	return nil
+}
+
+// faceUpstream makes the way up, and reads whom to trust there. The bridge is
+// told before it runs, so that it never hears anything from anybody else.
+func (b *box) faceUpstream(ctx context.Context) error {
+	b.trust = newTrust(b.db, b.logger)
+	if err := b.trust.load(ctx, b.clock.Now()); err != nil {
+		return err
+	}
+	if b.settings.Upstream.URL == "" {
+		return nil
+	}
+	up := b.settings.Upstream
+	up.Now = b.clock.Now
+	parts := bridge.Parts{Outbox: b.db, Quarantine: b.db, Life: b.db, Registry: b.db, Clock: b.clock}
+	var err error
+	if b.bridge, err = bridge.New(up, parts, b.identity(), b.logger); err != nil {
+		return err
+	}
+	b.bridge.Enrol(b.trust.pinned())
+	b.trust.changed = b.bridge.Enrol
+	return nil
+}
+
+// identity is who the box is upstream.
+func (b *box) identity() bridge.Identity {
+	return bridge.Identity{Site: b.settings.Site, Box: b.db.BoxID(), Version: b.build.Version}
 }
 
 // serveHTTP makes the three HTTP servers.
@@ -124,7 +146,7 @@ func (b *box) serveHTTP(bound *bindings) error {
 	if listener, err = bound.add(adminsocket.Listen(b.settings.Data)); err != nil {
 		return err
 	}
-	if b.admin, err = httpapi.NewAdmin(cfg, listener, b.rule, b, b.logger); err != nil {
+	if b.admin, err = httpapi.NewAdmin(cfg, listener, b.adminParts(), b.logger); err != nil {
 		return err
 	}
 	b.listeners[listenerAdmin] = b.admin.Addr().String()
@@ -140,6 +162,14 @@ func (b *box) serveHTTP(bound *bindings) error {
 	}
 	b.listeners[listenerMetrics] = b.metrics.Addr().String()
 	return nil
+}
+
+// adminParts are what the admin API is the face of.
+func (b *box) adminParts() httpapi.Admin {
+	return httpapi.Admin{
+		Rule: b.rule, Box: b, Enroller: b.trust, Quarantine: quarantine{db: b.db},
+		Outbox: stick{db: b.db, clock: b.clock, trust: b.trust, identity: b.identity(), logger: b.logger},
+	}
 }
 
 // listenFailed names the flag that would help.
@@ -196,6 +226,7 @@ func (b *box) Status(ctx context.Context) (edgeclaim.Status, error) {
 	if b.bridge != nil {
 		s.Upstream = b.bridge.Status()
 	}
+	b.trust.show(&s.Upstream)
 	return s, nil
 }
 

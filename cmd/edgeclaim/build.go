@@ -52,7 +52,7 @@ func readBuild() build {
 
 func (a *app) versionCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "version", Short: "Show the version", Args: cobra.NoArgs,
+		Use: "version", Short: "Show the version", Args: cobra.NoArgs, Example: "  edgeclaim version --json",
 		RunE: func(*cobra.Command, []string) error {
 			b := readBuild()
 			if a.json {

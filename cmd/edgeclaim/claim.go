@@ -17,6 +17,7 @@ func (a *app) claimCommand() *cobra.Command {
 	var ask device.Request
 	c := &cobra.Command{
 		Use: "claim", Short: "Be a device and claim, for demonstrations and line checks", Args: cobra.NoArgs,
+		Example: `  edgeclaim claim --url mqtt://192.168.7.1 --key - --name 'Sensor 14' --hardware-id AA:BB:CC:00:11:22 < key.txt`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if key == "-" {
 				var err error

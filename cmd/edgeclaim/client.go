@@ -21,6 +21,9 @@ const (
 	adminTimeout = 60 * time.Second
 	// adminHeaders bounds the wait for the first byte of a list.
 	adminHeaders = 30 * time.Second
+	// slowTimeout takes the place of both for what may have to change a whole
+	// outbox before it answers.
+	slowTimeout = 30 * time.Minute
 	// maxDocument is the largest answer that is held in memory: ten thousand
 	// issued keys are about 2 MiB.
 	maxDocument = 16 << 20
@@ -28,31 +31,54 @@ const (
 
 // client calls the admin API of the box that runs on a data folder.
 type client struct {
-	dir  string
-	http http.Client
+	dir    string
+	within time.Duration // of a call
+	http   http.Client
 }
 
-func newClient(dir string) *client {
-	c := &client{dir: dir}
+func newClient(dir string) *client { return timedClient(dir, adminTimeout, adminHeaders) }
+
+// newSlowClient waits for as long as a whole outbox may take.
+func newSlowClient(dir string) *client { return timedClient(dir, slowTimeout, slowTimeout) }
+
+func timedClient(dir string, within, headers time.Duration) *client {
+	c := &client{dir: dir, within: within}
 	c.http.Transport = &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return adminsocket.Dial(ctx, dir)
 		},
-		ResponseHeaderTimeout: adminHeaders,
+		ResponseHeaderTimeout: headers,
 		DisableKeepAlives:     true, // one command, one call
 	}
 	return c
 }
 
-// request is one call of the admin API; body is sent as JSON unless it is nil.
+// request is one call of the admin API; body is sent as JSON unless it is nil,
+// a rawBody as it is.
 type request struct {
 	method, path string
 	body         any
 }
 
+// rawBody is a document that the operator brings.
+type rawBody []byte
+
+// encoded returns what is to be sent; nil for nothing.
+func (r *request) encoded() (io.Reader, error) {
+	switch body := r.body.(type) {
+	case nil:
+		return nil, nil
+	case rawBody:
+		return bytes.NewReader(body), nil
+	default:
+		text, err := json.Marshal(body)
+		return bytes.NewReader(text), err
+	}
+}
+
 // call returns the answer's document as it came.
 func (c *client) call(ctx context.Context, ask request) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
+	ctx, cancel := context.WithTimeout(ctx, c.within)
 	defer cancel()
 	body, err := c.open(ctx, ask)
 	if err != nil {
@@ -62,15 +88,23 @@ func (c *client) call(ctx context.Context, ask request) ([]byte, error) {
 	return readDocument(body)
 }
 
+// read is call for an answer that is wanted as v.
+func (c *client) read(ctx context.Context, ask request, v any) error {
+	document, err := c.call(ctx, ask)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(document, v); err != nil {
+		return fmt.Errorf("reading the answer: %w", err)
+	}
+	return nil
+}
+
 // open is call for an answer that may be long. The caller closes it.
 func (c *client) open(ctx context.Context, ask request) (io.ReadCloser, error) {
-	var send io.Reader
-	if ask.body != nil {
-		encoded, err := json.Marshal(ask.body)
-		if err != nil {
-			return nil, err
-		}
-		send = bytes.NewReader(encoded)
+	send, err := ask.encoded()
+	if err != nil {
+		return nil, err
 	}
 	req, err := http.NewRequestWithContext(ctx, ask.method, "http://box"+ask.path, send)
 	if err != nil {

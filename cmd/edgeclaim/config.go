@@ -199,8 +199,8 @@ func (s *settings) validate() error {
 	if s.Log.Format != "text" && s.Log.Format != "json" {
 		return usagef("log.format: want text or json")
 	}
-	if s.Upstream.Ack != bridge.AckPuback { // also with nothing upstream yet
-		return usagef("upstream.ack: this version knows %q only", bridge.AckPuback)
+	if s.Upstream.Ack != bridge.AckPuback && s.Upstream.Ack != bridge.AckApp { // also with nothing upstream yet
+		return usagef("upstream.ack: want %s or %s", bridge.AckPuback, bridge.AckApp)
 	}
 	return s.validateSections()
 }

@@ -17,7 +17,7 @@ func (a *app) deviceCommand() *cobra.Command {
 	c := &cobra.Command{Use: "device", Short: "Devices that claimed", Args: cobra.NoArgs, RunE: wantCommand}
 	c.AddCommand(
 		&cobra.Command{
-			Use: "list", Short: "List the devices", Args: cobra.NoArgs,
+			Use: "list", Short: "List the devices", Args: cobra.NoArgs, Example: "  edgeclaim device list --json",
 			RunE: func(cmd *cobra.Command, _ []string) error {
 				head := []string{"DEVICE ID", "HARDWARE ID", "NAME", "STATUS", "TENANT", "CLAIMED", "VIA"}
 				return list(cmd.Context(), a, devicesPath, head, func(d edgeclaim.Device) []string {
@@ -38,6 +38,7 @@ func (a *app) deviceCommand() *cobra.Command {
 func (a *app) deviceVerb(use, short, method, suffix string) *cobra.Command {
 	return &cobra.Command{
 		Use: use + " ID", Short: short, Args: cobra.ExactArgs(1),
+		Example: "  edgeclaim device " + use + " 5f0c6a1e-7d5b-4c39-9a57-0d3c1b1f4e10",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id, err := edgeclaim.ParseDeviceID(args[0])
 			if err != nil {

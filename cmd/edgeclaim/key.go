@@ -43,6 +43,7 @@ func (a *app) keyIssueCommand() *cobra.Command {
 	var count int
 	c := &cobra.Command{
 		Use: "issue", Short: "Make provisioning keys; they are shown this once", Args: cobra.NoArgs,
+		Example: "  edgeclaim key issue --template 019ca7b2-4c1e-7d05-8f33-5a0b6c7d8e9f --count 10",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			path, err := templateKeysPath(template)
 			if err != nil {
@@ -88,6 +89,7 @@ func (a *app) keyImportCommand() *cobra.Command {
 	var fromStdin bool
 	c := &cobra.Command{
 		Use: "import", Short: "Import a key that the platform issued, by its SHA-256 or raw from standard input", Args: cobra.NoArgs,
+		Example: `  edgeclaim key import --template 019ca7b2-4c1e-7d05-8f33-5a0b6c7d8e9f --key-stdin < key.txt`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			path, err := templateKeysPath(template)
 			if err != nil {
@@ -143,7 +145,7 @@ func readSecret(r io.Reader) (string, error) {
 func (a *app) keyListCommand() *cobra.Command {
 	var template string
 	c := &cobra.Command{
-		Use: "list", Short: "List the keys", Args: cobra.NoArgs,
+		Use: "list", Short: "List the keys", Args: cobra.NoArgs, Example: "  edgeclaim key list --json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			path := keysPath
 			if template != "" {
@@ -167,6 +169,7 @@ func (a *app) keyListCommand() *cobra.Command {
 func (a *app) keyVerb(use, short string) *cobra.Command {
 	return &cobra.Command{
 		Use: use + " ID", Short: short, Args: cobra.ExactArgs(1),
+		Example: "  edgeclaim key " + use + " 019ca7b2-4c1e-7d05-8f33-5a0b6c7d8e9f",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id, err := edgeclaim.ParseKeyID(args[0])
 			if err != nil {

@@ -112,7 +112,13 @@ var (
 	descAppended    = state("outbox_appended_total", "Records put in the outbox in its life.", "lane")
 	descAcked       = state("outbox_acked_total", "Records that upstream has.", "lane")
 	descDropped     = state("outbox_dropped_total", "Records dropped for want of room.", "lane")
+	descParked      = state("outbox_parked_total", "Records that left for the quarantine.", "lane")
+	descQuarantined = state("outbox_quarantined", "Records in quarantine, which an operator has to look into.", "lane")
 	descUpstream    = state("upstream_up", "Whether a part of the way up is up; absent where it is off.", "part")
+	descEnrolled    = state("upstream_enrolled", "Whether only what the enrolled key has signed is taken from upstream.")
+	descInFlight    = state("upstream_in_flight", "Records on their way.")
+	descCredit      = state("upstream_credit", "Records that upstream lets be on their way; absent where it does not say.")
+	descAlarms      = state("upstream_alarms_total", "What must not happen between box and upstream, and did.", "alarm")
 	descStoreBytes  = state("store_bytes", "Size of the registry's file.")
 	descSynced      = state("clock_synced", "Whether the kernel holds the wall clock for synchronised.")
 	descFloor       = state("clock_floor_timestamp_seconds", "The time below which the wall clock is not believed.")
@@ -123,7 +129,7 @@ var (
 func (*stateCollector) Describe(ch chan<- *prometheus.Desc) {
 	for _, desc := range []*prometheus.Desc{
 		descDevices, descConnections, descPending, descBytes, descOldest, descAppended, descAcked, descDropped,
-		descUpstream, descStoreBytes, descSynced, descFloor, descUptime,
+		descParked, descQuarantined, descUpstream, descEnrolled, descInFlight, descCredit, descAlarms, descStoreBytes, descSynced, descFloor, descUptime,
 	} {
 		ch <- desc
 	}
@@ -154,20 +160,50 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 		total(descAppended, stats.Appended, string(lane))
 		total(descAcked, stats.Acked, string(lane))
 		total(descDropped, stats.Dropped, string(lane))
+		total(descParked, stats.Parked, string(lane))
+		gauge(descQuarantined, float64(stats.Quarantined), string(lane))
 	}
-	for part, lamp := range map[string]edgeclaim.Lamp{
-		"link": status.Upstream.Link, "broker": status.Upstream.Broker, "app": status.Upstream.App,
-	} {
-		if lamp != edgeclaim.LampOff {
-			gauge(descUpstream, oneIf(lamp == edgeclaim.LampUp), part)
-		}
-	}
+	collectUpstream(&status.Upstream, gauge, total)
 	gauge(descStoreBytes, float64(status.Store.Bytes))
 	gauge(descSynced, oneIf(status.Clock.State == edgeclaim.ClockSynced))
 	if floor := status.Clock.Floor; !floor.IsZero() { // a build that knows no date has none yet
 		gauge(descFloor, float64(floor.Unix()))
 	}
 	gauge(descUptime, status.UptimeSeconds)
+}
+
+// alarms are the kinds there are, each with a counter from the start: a rise
+// from nothing would not be seen as one.
+var alarms = []edgeclaim.Alarm{
+	edgeclaim.AlarmForged, edgeclaim.AlarmMalformed, edgeclaim.AlarmOversized, edgeclaim.AlarmForeign,
+	edgeclaim.AlarmAckAbove, edgeclaim.AlarmStale, edgeclaim.AlarmFenced, edgeclaim.AlarmNotWelcome,
+	edgeclaim.AlarmUpstreamBehind, edgeclaim.AlarmQuarantine, alarmEnrolment,
+}
+
+// collectUpstream reads the way up. Where none is configured, it has neither
+// lamps nor anything on its way; alarms it may have all the same.
+func collectUpstream(
+	up *edgeclaim.UpstreamStatus, gauge func(*prometheus.Desc, float64, ...string), total func(*prometheus.Desc, uint64, ...string),
+) {
+	for part, lamp := range map[string]edgeclaim.Lamp{"link": up.Link, "broker": up.Broker, "app": up.App} {
+		if lamp != edgeclaim.LampOff {
+			gauge(descUpstream, oneIf(lamp == edgeclaim.LampUp), part)
+		}
+	}
+	gauge(descEnrolled, oneIf(up.Enrolled))
+	if up.URL != "" {
+		gauge(descInFlight, float64(up.InFlight))
+	}
+	if up.Credit > 0 {
+		gauge(descCredit, float64(up.Credit))
+	}
+	risen := map[edgeclaim.Alarm]uint64{}
+	for _, alarm := range up.Alarms {
+		risen[alarm.Alarm] = alarm.Count
+	}
+	for _, kind := range alarms { // and no other: the label is bounded
+		total(descAlarms, risen[kind], string(kind))
+	}
 }
 
 func oneIf(is bool) float64 {

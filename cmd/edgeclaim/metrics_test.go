@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"log/slog"
@@ -27,9 +28,15 @@ func scrape(t *testing.T, status edgeclaim.Status, err error) string {
 
 func someStatus() edgeclaim.Status {
 	return edgeclaim.Status{
-		Devices:     7,
-		Outbox:      map[edgeclaim.Lane]edgeclaim.LaneStats{edgeclaim.LaneProv: {Pending: 3, OldestAge: 1.5}, edgeclaim.LaneEvt: {Dropped: 2}},
-		Upstream:    edgeclaim.UpstreamStatus{Link: edgeclaim.LampUp, Broker: edgeclaim.LampDown, App: edgeclaim.LampOff},
+		Devices: 7,
+		Outbox:  map[edgeclaim.Lane]edgeclaim.LaneStats{edgeclaim.LaneProv: {Pending: 3, OldestAge: 1.5, Parked: 6, Quarantined: 4}, edgeclaim.LaneEvt: {Dropped: 2}},
+		Upstream: edgeclaim.UpstreamStatus{
+			Link: edgeclaim.LampUp, Broker: edgeclaim.LampDown, App: edgeclaim.LampOff, URL: "mqtt://h:1883", Ack: "app",
+			Enrolled: true, UpstreamID: "hub-7", InFlight: 12, Credit: 512, LastError: "not reachable",
+			Alarms: []edgeclaim.AlarmCount{
+				{Alarm: edgeclaim.AlarmForged, Count: 3, Last: time.Unix(1e9, 0)}, {Alarm: "from a later version", Count: 1},
+			},
+		},
 		Clock:       edgeclaim.ClockStatus{Floor: time.Unix(1e9, 0), State: edgeclaim.ClockSynced},
 		Connections: edgeclaim.ConnectionStatus{Claimants: 4, Devices: 5},
 	}
@@ -44,6 +51,14 @@ func TestStateInMetrics(t *testing.T) {
 		`edgeclaim_outbox_dropped_total{lane="evt"} 2`,
 		`edgeclaim_upstream_up{part="link"} 1`,
 		`edgeclaim_upstream_up{part="broker"} 0`,
+		`edgeclaim_outbox_parked_total{lane="prov"} 6`,
+		`edgeclaim_outbox_quarantined{lane="prov"} 4`,
+		`edgeclaim_outbox_quarantined{lane="evt"} 0`,
+		`edgeclaim_upstream_enrolled 1`,
+		`edgeclaim_upstream_in_flight 12`,
+		`edgeclaim_upstream_credit 512`,
+		`edgeclaim_upstream_alarms_total{alarm="forged"} 3`,
+		`edgeclaim_upstream_alarms_total{alarm="fenced"} 0`,
 		`edgeclaim_clock_synced 1`,
 		`edgeclaim_clock_floor_timestamp_seconds 1e+09`,
 		`edgeclaim_connections{kind="claimant"} 4`,
@@ -56,6 +71,71 @@ func TestStateInMetrics(t *testing.T) {
 	}
 	if strings.Contains(text, `part="app"`) {
 		t.Error("a lamp that is off is shown")
+	}
+	if strings.Contains(text, "later version") {
+		t.Error("a label is not from a closed set")
+	}
+}
+
+// Every kind of alarm that the nouns know has its counter.
+func TestAlarmsAreAllCounted(t *testing.T) {
+	nouns, err := os.ReadFile("../../status.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	kinds := regexp.MustCompile(`\sAlarm = "([a-z_]+)"`).FindAllStringSubmatch(string(nouns), -1)
+	if len(kinds) < 10 {
+		t.Fatalf("%d kinds found", len(kinds))
+	}
+	text := scrape(t, edgeclaim.Status{}, nil)
+	for _, kind := range kinds {
+		if line := "\n" + `edgeclaim_upstream_alarms_total{alarm="` + kind[1] + `"} 0` + "\n"; !strings.Contains(text, line) {
+			t.Errorf("no line %s", line)
+		}
+	}
+}
+
+// What an operator has to know of the way up stands in the status.
+func TestStatusText(t *testing.T) {
+	status := someStatus()
+	for name, want := range map[string][]string{
+		"app, enrolled": {
+			"upstream  link up, broker down, app off",
+			"upstream url  mqtt://h:1883",
+			"upstream error  not reachable",
+			"upstream acknowledges  app: the application behind the broker",
+			"upstream_id  hub-7",
+			"enrolled  yes: only what the enrolled key has signed is taken from upstream",
+			"upstream in flight  12 of 512",
+			"ALARM forged  3, last 2001-09-09T01:46:40Z",
+			"outbox prov  3 pending (0 bytes, oldest 2s), 0 appended, 0 acked, 0 dropped, 6 parked",
+			"outbox quarantine  4 refused upstream for good, or behind one that was: see edgeclaim outbox list",
+		},
+		"app, anybody": {
+			"enrolled  no: whoever may publish on this box's down/ topics can make it forget records",
+		},
+		"puback": {
+			"upstream acknowledges  puback: the broker",
+		},
+	} {
+		up := &status.Upstream
+		up.Enrolled = name == "app, enrolled"
+		if up.Ack = "app"; name == "puback" {
+			up.Ack = name
+		}
+		var out bytes.Buffer
+		if err := (&app{stdout: &out}).printStatus(status); err != nil {
+			t.Fatal(err)
+		}
+		text := regexp.MustCompile(` {2,}`).ReplaceAllString(out.String(), "  ") // whatever the columns' width
+		for _, line := range want {
+			if !strings.Contains(text, "\n"+line+"\n") {
+				t.Errorf("%s: no line %q in\n%s", name, line, &out)
+			}
+		}
+		if name == "puback" && strings.Contains(out.String(), "\nenrolled") {
+			t.Errorf("a box that is told nothing speaks of trust:\n%s", &out)
+		}
 	}
 }
 

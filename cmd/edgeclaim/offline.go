@@ -12,6 +12,7 @@ import (
 func (a *app) checkCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "check", Short: "Check the data folder, with the box stopped", Args: cobra.NoArgs,
+		Example: "  edgeclaim check --data /var/lib/edgeclaim",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := store.CheckFile(cmd.Context(), a.dir()); err != nil {
 				return a.offlineError(err)
@@ -28,6 +29,7 @@ func (a *app) checkCommand() *cobra.Command {
 func (a *app) compactCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "compact", Short: "Give the room of what was deleted back to the disk, with the box stopped", Args: cobra.NoArgs,
+		Example: "  edgeclaim compact --data /var/lib/edgeclaim",
 		RunE: func(*cobra.Command, []string) error {
 			before, after, err := store.Compact(a.dir())
 			if err != nil {

@@ -70,7 +70,16 @@ func (a *app) printJSON(v any) error {
 // show calls the box and prints the one thing it answers: the document as it
 // came with --json, else by print.
 func show[T any](ctx context.Context, a *app, ask request, print func(T) error) error {
-	document, err := newClient(a.dir()).call(ctx, ask)
+	return showFrom(ctx, a, newClient(a.dir()), ask, print)
+}
+
+// showSlow is show for what may take long.
+func showSlow[T any](ctx context.Context, a *app, ask request, print func(T) error) error {
+	return showFrom(ctx, a, newSlowClient(a.dir()), ask, print)
+}
+
+func showFrom[T any](ctx context.Context, a *app, c *client, ask request, print func(T) error) error {
+	document, err := c.call(ctx, ask)
 	if err != nil {
 		return err
 	}

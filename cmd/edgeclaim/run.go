@@ -91,7 +91,7 @@ func (a *app) rootCommand() *cobra.Command {
 		"data folder (default $EDGECLAIM_DATA, else "+systemData+" where it can be written, else ./var)")
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON")
 	root.AddCommand(a.serveCommand(), a.templateCommand(), a.keyCommand(), a.deviceCommand(), a.statusCommand(),
-		a.clockCommand(), a.claimCommand(), a.checkCommand(), a.compactCommand(), a.versionCommand())
+		a.clockCommand(), a.enrollCommand(), a.outboxCommand(), a.claimCommand(), a.checkCommand(), a.compactCommand(), a.versionCommand())
 	a.markBegun(root)
 	return root
 }
@@ -167,8 +167,8 @@ type boxError struct {
 }
 
 func (e *boxError) Error() string {
-	mute := []edgeclaim.Code{edgeclaim.CodeNotFound, edgeclaim.CodeAlreadyExists, edgeclaim.CodeAborted}
-	if e.about != "" && slices.Contains(mute, e.Code) { // their message does not say what
+	mute := []string{"not found", "already exists", "conflict"}
+	if e.about != "" && slices.Contains(mute, e.Message) { // they do not say what
 		return e.about + ": " + e.Message
 	}
 	if e.RetryAfter > 0 {

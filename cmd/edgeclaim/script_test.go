@@ -48,6 +48,10 @@ func TestScripts(t *testing.T) {
 			"exits":        exits,
 			"pick":         pick,
 			"lines":        lines,
+			"hub-key":      hubKey,
+			"hub-ack":      hubAck,
+			"park":         park,
+			"mode":         mode,
 		},
 	})
 }

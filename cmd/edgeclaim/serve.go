@@ -19,7 +19,7 @@ var serveFlags = []struct {
 	{"admin", "metrics listener, host:port; it asks nobody who they are (default none)", func(s *settings) *string { return &s.Admin.Address }},
 	{"site", "name of the site, one MQTT topic level", func(s *settings) *string { return &s.Site }},
 	{"upstream", "MQTT broker upstream, mqtt://host[:port] or mqtts://host[:port] (default none)", func(s *settings) *string { return &s.Upstream.URL }},
-	{"upstream-ack", "who acknowledges upstream: puback", func(s *settings) *string { return &s.Upstream.Ack }},
+	{"upstream-ack", "who acknowledges upstream: puback, the broker; app, the application behind it", func(s *settings) *string { return &s.Upstream.Ack }},
 	{"upstream-user", "user name upstream", func(s *settings) *string { return &s.Upstream.Username }},
 	{"upstream-password-file", "file with the password upstream", func(s *settings) *string { return &s.Upstream.PasswordFile }},
 	{"upstream-ca", "file with the certificates to trust upstream by (default the system's)", func(s *settings) *string { return &s.Upstream.CAFile }},
@@ -40,6 +40,9 @@ func (a *app) serveCommand() *cobra.Command {
 	var config string
 	c := &cobra.Command{
 		Use: "serve", Short: "Run the box", Args: cobra.NoArgs,
+		Example: `  edgeclaim serve                                   # on loopback, without upstream
+  edgeclaim serve --config /etc/edgeclaim/edgeclaim.yaml
+  edgeclaim serve --site plant-7 --upstream mqtts://hub.example --upstream-ack app`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := a.settings(cmd, config)
 			if err != nil {

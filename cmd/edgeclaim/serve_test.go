@@ -148,7 +148,7 @@ func TestStepOfTheClockIsRecorded(t *testing.T) {
 	}
 	before := time.Date(2026, 11, 23, 8, 0, 0, 0, time.UTC)
 	b.clockChanged(t.Context(), clock.Change{Before: before, After: before.Add(-time.Hour), State: edgeclaim.ClockUnsynced})
-	records, err := b.db.Next(t.Context(), edgeclaim.LaneEvt, 0, 10)
+	records, err := b.db.Next(t.Context(), edgeclaim.Mark{Epoch: b.db.Epoch(), Lane: edgeclaim.LaneEvt}, 10)
 	if err != nil {
 		t.Fatal(err)
 	}

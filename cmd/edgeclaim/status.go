@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"edgeclaim"
+	"edgeclaim/bridge"
 
 	"github.com/spf13/cobra"
 )
@@ -19,6 +20,12 @@ func (a *app) statusCommand() *cobra.Command {
 	var watch bool
 	c := &cobra.Command{
 		Use: "status", Short: "The box at a glance", Args: cobra.NoArgs,
+		Long: `Show the box at a glance. The way up has three lamps: link is TCP, and TLS; broker,
+that the MQTT broker has acknowledged; app, that the application behind it has
+welcomed the box and what is on its way makes progress (with --upstream-ack app).
+Alarms are counted from the start of the program.`,
+		Example: `  edgeclaim status --watch
+  edgeclaim status --json | jq .upstream.alarms`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !watch {
 				return a.status(cmd.Context())
@@ -60,20 +67,9 @@ func (a *app) printStatus(s edgeclaim.Status) error {
 		{"uptime", seconds(s.UptimeSeconds)},
 		{"devices", strconv.FormatUint(s.Devices, 10)},
 		{"connections", fmt.Sprintf("%d devices, %d claimants", s.Connections.Devices, s.Connections.Claimants)},
-		{"upstream", fmt.Sprintf("link %s, broker %s, app %s", s.Upstream.Link, s.Upstream.Broker, s.Upstream.App)},
-		{"upstream url", s.Upstream.URL},
-		{"upstream error", s.Upstream.LastError},
 	}
-	if s.Upstream.NextTrySeconds > 0 {
-		pairs = append(pairs, [2]string{"upstream next try", "in " + seconds(s.Upstream.NextTrySeconds)})
-	}
-	for _, lane := range edgeclaim.Lanes() {
-		if stats, ok := s.Outbox[lane]; ok {
-			pairs = append(pairs, [2]string{"outbox " + string(lane), fmt.Sprintf(
-				"%d pending (%d bytes, oldest %s), %d appended, %d acked, %d dropped",
-				stats.Pending, stats.Bytes, seconds(stats.OldestAge), stats.Appended, stats.Acked, stats.Dropped)})
-		}
-	}
+	pairs = append(pairs, upstreamFacts(&s.Upstream)...)
+	pairs = append(pairs, outboxFacts(s.Outbox)...)
 	pairs = append(pairs,
 		[2]string{"clock", string(s.Clock.State) + ", " + when(s.Clock.Wall) + ", floor " + orNone(when(s.Clock.Floor))},
 		[2]string{"store", fmt.Sprintf("%s, %d bytes", s.Store.Path, s.Store.Bytes)},
@@ -82,6 +78,61 @@ func (a *app) printStatus(s edgeclaim.Status) error {
 		pairs = append(pairs, [2]string{"listener " + name, s.Listeners[name]})
 	}
 	return facts(a.stdout, pairs...)
+}
+
+// upstreamFacts are the three lamps, and what they hang on.
+func upstreamFacts(up *edgeclaim.UpstreamStatus) [][2]string {
+	pairs := [][2]string{
+		{"upstream", fmt.Sprintf("link %s, broker %s, app %s", up.Link, up.Broker, up.App)},
+		{"upstream url", up.URL},
+		{"upstream error", up.LastError},
+	}
+	if up.NextTrySeconds > 0 {
+		pairs = append(pairs, [2]string{"upstream next try", "in " + seconds(up.NextTrySeconds)})
+	}
+	pairs = append(pairs, [2]string{"upstream acknowledges", map[string]string{
+		bridge.AckPuback: "puback: the broker", bridge.AckApp: "app: the application behind the broker",
+	}[up.Ack]}, [2]string{"upstream_id", up.UpstreamID})
+	switch {
+	case up.Enrolled:
+		pairs = append(pairs, [2]string{"enrolled", "yes: only what the enrolled key has signed is taken from upstream"})
+	case up.Ack == bridge.AckApp:
+		pairs = append(pairs, [2]string{"enrolled", "no: whoever may publish on this box's down/ topics can make it forget records"})
+	}
+	if up.InFlight > 0 || up.Credit > 0 {
+		text := strconv.Itoa(up.InFlight)
+		if up.Credit > 0 {
+			text += " of " + strconv.Itoa(up.Credit)
+		}
+		pairs = append(pairs, [2]string{"upstream in flight", text})
+	}
+	for _, alarm := range up.Alarms {
+		pairs = append(pairs, [2]string{"ALARM " + string(alarm.Alarm), fmt.Sprintf("%d, last %s", alarm.Count, when(alarm.Last))})
+	}
+	return pairs
+}
+
+// outboxFacts are the lanes, and the quarantine where something is in it.
+func outboxFacts(outbox map[edgeclaim.Lane]edgeclaim.LaneStats) [][2]string {
+	var pairs [][2]string
+	var quarantined uint64
+	for _, lane := range edgeclaim.Lanes() {
+		stats, ok := outbox[lane]
+		if !ok {
+			continue
+		}
+		text := fmt.Sprintf("%d pending (%d bytes, oldest %s), %d appended, %d acked, %d dropped",
+			stats.Pending, stats.Bytes, seconds(stats.OldestAge), stats.Appended, stats.Acked, stats.Dropped)
+		if stats.Parked > 0 {
+			text += fmt.Sprintf(", %d parked", stats.Parked)
+		}
+		pairs = append(pairs, [2]string{"outbox " + string(lane), text})
+		quarantined += stats.Quarantined
+	}
+	if quarantined > 0 {
+		pairs = append(pairs, [2]string{"outbox quarantine", fmt.Sprintf("%d refused upstream for good, or behind one that was: see edgeclaim outbox list", quarantined)})
+	}
+	return pairs
 }
 
 // orNone is for what has to be said even when it is not there.
@@ -104,11 +155,15 @@ func (a *app) clockCommand() *cobra.Command {
 	showClock := func(cmd *cobra.Command, _ []string) error {
 		return show(cmd.Context(), a, request{http.MethodGet, "/api/v1/clock", nil}, printClock)
 	}
-	c := &cobra.Command{Use: "clock", Short: "The box's idea of time", Args: cobra.NoArgs, RunE: showClock}
+	c := &cobra.Command{Use: "clock", Short: "The box's idea of time", Args: cobra.NoArgs, Example: "  edgeclaim clock", RunE: showClock}
 	c.AddCommand(
-		&cobra.Command{Use: "show", Short: "Show the wall clock and the floor below which time is not believed", Args: cobra.NoArgs, RunE: showClock},
+		&cobra.Command{
+			Use: "show", Short: "Show the wall clock and the floor below which time is not believed", Args: cobra.NoArgs,
+			Example: "  edgeclaim clock show --json", RunE: showClock,
+		},
 		&cobra.Command{
 			Use: "reset", Short: "Set the floor back to the build's date, after the box believed a wrong time", Args: cobra.NoArgs,
+			Example: "  edgeclaim clock reset",
 			RunE: func(cmd *cobra.Command, _ []string) error {
 				return show(cmd.Context(), a, request{http.MethodPost, "/api/v1/clock/reset", nil}, printClock)
 			},

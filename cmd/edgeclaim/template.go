@@ -17,7 +17,7 @@ func (a *app) templateCommand() *cobra.Command {
 	c := &cobra.Command{Use: "template", Short: "Templates: what keys may claim", Args: cobra.NoArgs, RunE: wantCommand}
 	c.AddCommand(a.templateCreateCommand(),
 		&cobra.Command{
-			Use: "list", Short: "List the templates", Args: cobra.NoArgs,
+			Use: "list", Short: "List the templates", Args: cobra.NoArgs, Example: "  edgeclaim template list --json",
 			RunE: func(cmd *cobra.Command, _ []string) error {
 				head := []string{"TEMPLATE ID", "NAME", "TENANT", "STATUS", "PATTERN", "BOUNDS", "EXPIRES"}
 				return list(cmd.Context(), a, templatesPath, head, func(t edgeclaim.Template) []string {
@@ -36,6 +36,7 @@ func (a *app) templateCommand() *cobra.Command {
 func (a *app) templateVerb(use, short, method, suffix string) *cobra.Command {
 	return &cobra.Command{
 		Use: use + " ID", Short: short, Args: cobra.ExactArgs(1),
+		Example: "  edgeclaim template " + use + " 019ca7b2-4c1e-7d05-8f33-5a0b6c7d8e9f",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id, err := edgeclaim.ParseTemplateID(args[0])
 			if err != nil {
@@ -68,6 +69,8 @@ func (a *app) templateCreateCommand() *cobra.Command {
 	var tenant, expires, credential, approval, format string
 	c := &cobra.Command{
 		Use: "create", Short: "Make a template", Args: cobra.NoArgs,
+		Example: `  edgeclaim template create --tenant 5f0c6a1e-7d5b-4c39-9a57-0d3c1b1f4e10 --name 'Cold store' \
+    --hardware-id-pattern '([0-9A-F]{2}:){5}[0-9A-F]{2}' --max-claims 500`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var err error
 			if ask.Tenant, err = edgeclaim.ParseTenantID(tenant); err != nil {

@@ -26,23 +26,34 @@ type Box interface {
 	ResetClock(ctx context.Context) error
 }
 
+// Admin is what the admin API is the face of. All must be there.
+type Admin struct {
+	Rule       *provision.Service
+	Box        Box
+	Enroller   Enroller
+	Quarantine Quarantine
+	Outbox     Outbox
+}
+
 // NewAdmin serves the admin API on a listener that only the operator reaches:
 // the Unix socket in the data folder, mode 0600. Other users are refused, and
 // who calls is logged by uid.
-func NewAdmin(cfg Config, listener net.Listener, rule *provision.Service, box Box, logger *slog.Logger) (*Server, error) {
+func NewAdmin(cfg Config, listener net.Listener, of Admin, logger *slog.Logger) (*Server, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("admin: %w", err)
 	}
-	errs := errorWriter{faults: rule}
+	errs := errorWriter{faults: of.Rule}
 	engine := newEngine(errs, logger)
 	engine.Use(logChanges(logger))
 	api := engine.Group("/api/v1")
-	addTemplates(api, templateHandler{rule: rule, errs: errs})
-	addKeys(api, keyHandler{rule: rule, errs: errs})
-	addDevices(api, deviceHandler{rule: rule, errs: errs})
-	addBox(api, boxHandler{box: box, errs: errs})
+	addTemplates(api, templateHandler{rule: of.Rule, errs: errs})
+	addKeys(api, keyHandler{rule: of.Rule, errs: errs})
+	addDevices(api, deviceHandler{rule: of.Rule, errs: errs})
+	addBox(api, boxHandler{box: of.Box, errs: errs})
+	addEnrolment(api, enrolmentHandler{enroller: of.Enroller, errs: errs})
+	addOutbox(api, outboxHandler{outbox: of.Outbox, quarantine: of.Quarantine, errs: errs, logger: logger})
 	server := newServer(cfg, adminsocket.Guard(listener, logger), engine.Handler(), logger)
-	server.http.WriteTimeout = 0 // a list of a million devices takes as long as its reader
+	server.http.WriteTimeout = 0 // a list of a million devices, or an export, takes as long as its reader
 	server.http.ConnContext = withPeer
 	return server, nil
 }

@@ -78,15 +78,14 @@ func addDevices(api *gin.RouterGroup, h deviceHandler) {
 
 // list answers one page when asked for one, else everything.
 func (h deviceHandler) list(c *gin.Context) {
-	limit := c.Query("limit")
-	if limit == "" {
-		stream(c, h.errs, h.rule.Devices, func(d *edgeclaim.Device) edgeclaim.DeviceID { return d.ID },
-			func(*edgeclaim.Device) bool { return true })
+	count, paged, err := pageLimit(c)
+	if err != nil {
+		h.errs.fault(c, err)
 		return
 	}
-	count, err := strconv.Atoi(limit)
-	if err != nil || count < 1 || count > maxPage {
-		h.errs.fault(c, edgeclaim.Invalid("limit", "want 1 to %d", maxPage))
+	if !paged {
+		stream(c, h.errs, h.rule.Devices, func(d *edgeclaim.Device) edgeclaim.DeviceID { return d.ID },
+			func(*edgeclaim.Device) bool { return true })
 		return
 	}
 	var after edgeclaim.DeviceID
@@ -117,6 +116,19 @@ func (h deviceHandler) release(c *gin.Context) {
 	withID(c, h.errs, edgeclaim.ParseDeviceID, func(id edgeclaim.DeviceID) (any, error) {
 		return h.rule.Release(c.Request.Context(), id)
 	})
+}
+
+// pageLimit reads how many rows are asked for; paged is false when all are.
+func pageLimit(c *gin.Context) (limit int, paged bool, err error) {
+	text := c.Query("limit")
+	if text == "" {
+		return 0, false, nil
+	}
+	limit, err = strconv.Atoi(text)
+	if err != nil || limit < 1 || limit > maxPage {
+		return 0, true, edgeclaim.Invalid("limit", "want 1 to %d", maxPage)
+	}
+	return limit, true, nil
 }
 
 // stream writes every row that keep keeps as one JSON array, a page at a time,

@@ -99,7 +99,7 @@ func createTemplate(t *testing.T, rule *provision.Service) edgeclaim.Template {
 func serveAdmin(t *testing.T, rule *provision.Service, box httpapi.Box, logger *slog.Logger) *http.Client {
 	t.Helper()
 	socket := filepath.Join(t.TempDir(), "admin.sock")
-	admin, err := httpapi.NewAdmin(httpapi.Defaults(), listen(t, "unix", socket), rule, box, logger)
+	admin, err := httpapi.NewAdmin(httpapi.Defaults(), listen(t, "unix", socket), parts(rule, box, &way{}), logger)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,7 +114,7 @@ func serveAdmin(t *testing.T, rule *provision.Service, box httpapi.Box, logger *
 // The admin API is for root and the box's own user: where the kernel does not
 // say who connects, nobody is let in.
 func TestAdminAsksWhoConnects(t *testing.T) {
-	admin, err := httpapi.NewAdmin(httpapi.Defaults(), listen(t, "tcp", "127.0.0.1:0"), nil, fixedBox{}, slog.New(slog.DiscardHandler))
+	admin, err := httpapi.NewAdmin(httpapi.Defaults(), listen(t, "tcp", "127.0.0.1:0"), parts(nil, fixedBox{}, &way{}), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

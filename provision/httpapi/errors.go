@@ -61,6 +61,30 @@ func (w errorWriter) faultAs(c *gin.Context, format edgeclaim.Format, status int
 	writeAnswer(c, format, status, answer)
 }
 
+// OperatorError is an error whose words are for the operator, unlike those of
+// the rule, which devices may hear: it says what to do. It never holds a secret
+// or what a file said (P5).
+type OperatorError struct {
+	Err   error // decides the code
+	Words string
+}
+
+func (e *OperatorError) Error() string { return e.Words }
+
+// Unwrap returns what went wrong.
+func (e *OperatorError) Unwrap() error { return e.Err }
+
+// told answers err on the admin side, with the words of an OperatorError.
+func (w errorWriter) told(c *gin.Context, err error) {
+	told, ok := errors.AsType[*OperatorError](err)
+	if !ok {
+		w.fault(c, err)
+		return
+	}
+	code := w.faults.Fault(edgeclaim.FormatJSON, told.Err).Code
+	c.AbortWithStatusJSON(statusOf(code), plain{Code: code, Message: told.Words, Details: []struct{}{}})
+}
+
 // plain is the error document of what the HTTP layer alone knows.
 type plain struct {
 	Code    edgeclaim.Code `json:"code"`

@@ -30,6 +30,7 @@ type face struct {
 	claims   string // base URL
 	admin    *http.Client
 	log      *safeBuffer
+	way      *way
 	notReady atomic.Pointer[error]
 	panics   atomic.Bool
 }
@@ -74,7 +75,7 @@ func (fixedBox) ResetClock(context.Context) error { return nil }
 
 func newFace(t testing.TB) *face {
 	t.Helper()
-	f := &face{t: t, log: &safeBuffer{}}
+	f := &face{t: t, log: &safeBuffer{}, way: &way{}}
 	cfg := store.Defaults()
 	cfg.Dir = t.TempDir()
 	db, err := store.Open(cfg)
@@ -99,7 +100,7 @@ func newFace(t testing.TB) *face {
 	f.claims = "http://" + claims.Addr().String()
 
 	socket := t.TempDir() + "/admin.sock"
-	admin, err := httpapi.NewAdmin(httpapi.Defaults(), listen(t, "unix", socket), rule, fixedBox{}, logger)
+	admin, err := httpapi.NewAdmin(httpapi.Defaults(), listen(t, "unix", socket), parts(rule, fixedBox{}, f.way), logger)
 	if err != nil {
 		t.Fatal(err)
 	}

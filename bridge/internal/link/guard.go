@@ -16,6 +16,9 @@ const (
 	typePingresp = 13
 )
 
+// qos1 is QoS 1 in the flags of a PUBLISH (section 3.3.1.2).
+const qos1 = 0x02
+
 const (
 	// connackRefusals is how many return codes refuse (section 3.2.2.3).
 	connackRefusals = 5
@@ -32,18 +35,25 @@ var (
 	errTwoConnacks = errors.New("the broker sent a second CONNACK")
 )
 
-// guard follows the packets that a broker sends, without keeping them.
+// guard follows the packets that a broker sends, and sorts out what is passed
+// on.
 type guard struct {
 	maxInbound int
+	oversized  func(bytes int) // nil: a PUBLISH above maxInbound may not come
+	discarded  func(id uint16) // told of each QoS 1 PUBLISH that was thrown away
 	acks       acks
+	pass       []byte // what may be passed on, in order
 
 	connected bool
 	state     readState
+	skipping  bool // the packet is thrown away
 	header    byte
-	length    int // remaining length; then what is left of it
+	fixed     []byte // the fixed header, held back until the packet is admitted
+	length    int    // remaining length
 	shift     int
+	seen      int     // how much of the body has come
 	head      [2]byte // the first bytes of the packet's body
-	seen      int
+	id        [2]byte // the packet id, of a PUBLISH that is thrown away
 }
 
 type readState int
@@ -62,7 +72,9 @@ func (g *guard) read(p []byte) error {
 		switch g.state {
 		case atHeader:
 			g.header, g.length, g.shift, g.seen, g.state = p[0], 0, 0, 0, atLength
+			g.fixed = append(g.fixed[:0], p[0])
 		case atLength:
+			g.fixed = append(g.fixed, p[0])
 			err = g.readLength(p[0])
 		case inBody:
 			n, err = g.readBody(p)
@@ -81,7 +93,12 @@ func (g *guard) readLength(b byte) error {
 	g.shift += 7
 	switch {
 	case b&0x80 == 0:
-		return g.admit()
+		if err := g.admit(); err != nil {
+			return err
+		}
+		if !g.skipping {
+			g.pass = append(g.pass, g.fixed...)
+		}
 	case g.shift == 7*maxLengthBytes:
 		return errNotMQTT
 	}
@@ -90,12 +107,22 @@ func (g *guard) readLength(b byte) error {
 
 // readBody takes what p has of the packet's body and returns how much that is.
 func (g *guard) readBody(p []byte) (int, error) {
-	n := min(len(p), g.length)
+	n := min(len(p), g.length-g.seen)
 	if g.seen < len(g.head) {
-		g.seen += copy(g.head[g.seen:], p[:n])
+		copy(g.head[g.seen:], p[:n])
 	}
-	g.length -= n
-	if g.length > 0 {
+	if g.skipping {
+		// The id stands behind the topic, whose length is in front.
+		for i, at := 0, 2+int(binary.BigEndian.Uint16(g.head[:]))-g.seen; i < len(g.id); i++ {
+			if at+i >= 0 && at+i < n {
+				g.id[i] = p[at+i]
+			}
+		}
+	} else {
+		g.pass = append(g.pass, p[:n]...)
+	}
+	g.seen += n
+	if g.seen < g.length {
 		return n, nil
 	}
 	g.state = atHeader
@@ -105,7 +132,7 @@ func (g *guard) readBody(p []byte) (int, error) {
 // admit judges a packet by its fixed header, before anything is allocated for
 // the rest.
 func (g *guard) admit() error {
-	g.state = inBody
+	g.state, g.skipping = inBody, false
 	kind := g.header >> 4
 	if !g.connected && kind != typeConnack {
 		return errNoConnack
@@ -117,6 +144,9 @@ func (g *guard) admit() error {
 		return nil
 	case g.header == typePingresp<<4 && g.length == 0:
 		g.state = atHeader
+		return nil
+	case kind == typePublish && g.maxInbound > 0 && g.length > g.maxInbound && g.oversized != nil && g.header&0x04 == 0:
+		g.skipping, g.id = true, [2]byte{}
 		return nil
 	case kind == typePublish && g.maxInbound > 0 && g.length > g.maxInbound:
 		return fmt.Errorf("the broker sent a message of %d bytes, more than %d", g.length, g.maxInbound)
@@ -131,6 +161,13 @@ func (g *guard) admit() error {
 
 // finish acts on a packet that has come whole.
 func (g *guard) finish() error {
+	if g.skipping {
+		g.oversized(g.length)
+		if id := binary.BigEndian.Uint16(g.id[:]); g.header&0x06 == qos1 && id != 0 {
+			g.discarded(id)
+		}
+		return nil
+	}
 	switch g.header >> 4 {
 	case typeConnack:
 		if code := g.head[1]; code > connackRefusals {
@@ -181,7 +218,7 @@ func (a *acks) has(id uint16) bool {
 
 // publishID returns the packet id of a PUBLISH with QoS 1 (section 3.3.2).
 func publishID(packet []byte) (uint16, bool) {
-	if len(packet) < 2 || packet[0]>>4 != typePublish || packet[0]&0x06 != 0x02 {
+	if len(packet) < 2 || packet[0]>>4 != typePublish || packet[0]&0x06 != qos1 {
 		return 0, false
 	}
 	at := 1

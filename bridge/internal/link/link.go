@@ -27,6 +27,9 @@ const (
 	keepAliveCount    = 3
 )
 
+// chunkSize is how much one read of the connection takes at most, in bytes.
+const chunkSize = 16 << 10
+
 // ErrClosed is the fault of a link that this side closed.
 var ErrClosed = errors.New("connection closed by this side")
 
@@ -43,6 +46,11 @@ type Options struct {
 	// MaxInbound is the largest PUBLISH that may come, in bytes after its
 	// fixed header. At 0 neither PUBLISH nor SUBACK may come at all.
 	MaxInbound int
+	// OnOversized, when not nil, is told of a PUBLISH above MaxInbound, with
+	// QoS 0 or 1, that was read over and not passed on; of QoS 1 the link
+	// acknowledges it itself, or the broker would keep it in flight for ever.
+	// nil: such a PUBLISH ends the link.
+	OnOversized func(bytes int)
 }
 
 // Link is a net.Conn. It closes itself on the first failed write and on the
@@ -51,7 +59,9 @@ type Link struct {
 	net.Conn
 	writeTimeout time.Duration
 
-	guard guard // the reader's alone, but for its acks
+	guard guard  // the reader's alone, but for its acks
+	chunk []byte // the reader's; what one read of the connection takes
+	ready []byte // the reader's; a part of guard.pass, not yet passed on
 
 	mu    sync.Mutex
 	fault error // guarded by mu; the first reason the link ended
@@ -79,20 +89,38 @@ func Dial(ctx context.Context, o Options) (*Link, error) {
 		}
 		conn = secure
 	}
-	return &Link{Conn: conn, writeTimeout: o.WriteTimeout, guard: guard{maxInbound: o.MaxInbound}}, nil
+	l := &Link{Conn: conn, writeTimeout: o.WriteTimeout, chunk: make([]byte, chunkSize)}
+	l.guard = guard{maxInbound: o.MaxInbound, oversized: o.OnOversized, discarded: l.acknowledge}
+	return l, nil
+}
+
+// acknowledge sends the PUBACK of a message that is not passed on.
+func (l *Link) acknowledge(id uint16) {
+	_, _ = l.Write([]byte{typePuback << 4, 2, byte(id >> 8), byte(id)}) // a failure has ended the link
 }
 
 // Read passes on what the peer sent, up to the first packet that may not come.
 // Its error is always the link's fault: the library above takes the standard
 // library's error for a closed connection as its own doing, and would stay.
 func (l *Link) Read(p []byte) (int, error) {
-	n, err := l.Conn.Read(p)
-	if bad := l.guard.read(p[:n]); bad != nil {
-		return 0, l.end(bad)
+	for len(l.ready) == 0 {
+		n, err := l.Conn.Read(l.chunk)
+		l.guard.pass = l.guard.pass[:0]
+		if bad := l.guard.read(l.chunk[:n]); bad != nil {
+			return 0, l.end(bad)
+		}
+		l.ready = l.guard.pass
+		if err != nil {
+			// What came with it is passed on first; asked again, the
+			// connection gives the same or a like error.
+			fault := l.end(err)
+			if len(l.ready) == 0 {
+				return 0, fault
+			}
+		}
 	}
-	if err != nil {
-		return n, l.end(err)
-	}
+	n := copy(p, l.ready)
+	l.ready = l.ready[n:]
 	return n, nil
 }
 

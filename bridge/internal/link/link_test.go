@@ -140,6 +140,60 @@ func TestReadPassesOn(t *testing.T) {
 	}
 }
 
+// TestOversizedIsThrownAway: a message above the limit is read over, however
+// it is cut into pieces; with QoS 1 the link acknowledges it; what comes
+// around it is passed on.
+func TestOversizedIsThrownAway(t *testing.T) {
+	const small = "\x30\x04\x00\x01tx"
+	large := string(append([]byte{0x30, 0xac, 0x02, 0, 1, 't'}, make([]byte, 297)...))              // 300 bytes, QoS 0
+	large1 := string(append([]byte{0x32, 0xac, 0x02, 0, 1, 't', 0x12, 0x34}, make([]byte, 295)...)) // and QoS 1
+	in := connack + small + large + small + large1 + puback(7)
+	want := connack + small + small + puback(7)
+	for name, cut := range map[string]func(io.Writer) error{
+		"whole": func(w io.Writer) error { _, err := io.WriteString(w, in); return err },
+		"byte by byte": func(w io.Writer) error {
+			_, err := io.Copy(w, iotest.OneByteReader(strings.NewReader(in)))
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var sizes []int
+			l, far := pair(t, link.Options{MaxInbound: 100, OnOversized: func(n int) { sizes = append(sizes, n) }})
+			if tcp, ok := far.(*net.TCPConn); ok {
+				_ = tcp.SetNoDelay(true)
+			}
+			sent := make(chan error, 1)
+			go func() { sent <- cut(onlyWriter{far}) }() // awaited below
+			got := make([]byte, len(want))
+			if _, err := io.ReadFull(l, got); err != nil || string(got) != want {
+				t.Errorf("passed on %q, %v; want %q", got, err, want)
+			}
+			if err := <-sent; err != nil {
+				t.Fatal(err)
+			}
+			if len(sizes) != 2 || sizes[0] != 300 || sizes[1] != 300 {
+				t.Errorf("told of %v, want 300 twice", sizes)
+			}
+			ack := make([]byte, 4)
+			if _, err := io.ReadFull(far, ack); err != nil || string(ack) != puback(0x1234) {
+				t.Errorf("acknowledged with %x, %v", ack, err)
+			}
+		})
+	}
+	t.Run("with QoS 2 it ends the link", func(t *testing.T) {
+		l, far := pair(t, link.Options{MaxInbound: 100, OnOversized: func(int) {}})
+		if _, err := io.WriteString(far, connack+"\x34\xac\x02"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.Copy(io.Discard, l); err == nil || !strings.Contains(err.Error(), "300 bytes") {
+			t.Errorf("error %v", err)
+		}
+	})
+}
+
+// onlyWriter hides ReadFrom, so that every write is a packet of its own.
+type onlyWriter struct{ io.Writer }
+
 func TestWriteDeadline(t *testing.T) {
 	const timeout = 100 * time.Millisecond
 	l, far := pair(t, link.Options{WriteTimeout: timeout})

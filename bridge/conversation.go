@@ -1,0 +1,283 @@
+package bridge
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"time"
+
+	"edgeclaim"
+	"edgeclaim/bridge/internal/client"
+	"edgeclaim/bridge/wire"
+	"edgeclaim/internal/backoff"
+)
+
+// conversation is a session with an application: AckApp. One goroutine owns
+// all of it; what comes down waits in the inbox for it.
+type conversation struct {
+	*session
+	inbox *inbox
+	nonce string
+
+	phase    phase
+	pace     *backoff.Backoff // of hellos that nobody answers
+	helloAt  time.Time        // when hello is said next; zero while welcomed
+	greeted  time.Time        // when it was last said
+	unheard  int              // hellos since the last answer
+	instance string           // of the application, as the host topic last said
+
+	lanes    []*lane
+	inFlight int       // records on their way
+	credit   int       // as the application said
+	progress time.Time // since when what is on its way is awaited; zero for nothing
+
+	want     want
+	stopping bool
+}
+
+// phase is how far a conversation has come.
+type phase int
+
+const (
+	asking   phase = iota // hello was said; nothing else may be
+	welcomed              // records may be told
+	refused               // hello is said now and then
+)
+
+func newConversation(s *session) *conversation {
+	c := &conversation{session: s, inbox: newInbox(s)}
+	for _, name := range edgeclaim.Lanes() {
+		c.lanes = append(c.lanes, &lane{name: name})
+	}
+	return c
+}
+
+// run converses until the connection ends, or ctx does and all that was on its
+// way is acknowledged.
+func (c *conversation) run(ctx context.Context) error {
+	pace, err := backoff.New(c.conf.WelcomeTimeout, c.conf.ProbeLimit, nil)
+	if err != nil {
+		return err
+	}
+	c.pace = pace
+	defer c.leave()
+	c.ask(time.Now())
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	done := ctx.Done() // nil once it has been heard
+	for {
+		switch err := c.step(ctx); {
+		case err == nil:
+		case ctx.Err() != nil && errors.Is(err, context.Canceled):
+			// The outbox was asked for the next records while the box stops.
+			c.stopping, done = true, nil
+		default:
+			return err
+		}
+		if c.stopping && !c.awaiting() {
+			return nil
+		}
+		timer.Reset(time.Until(c.due()))
+		select {
+		case <-c.conn.Done():
+			return c.conn.Cause()
+		case <-done:
+			c.stopping, done = true, nil
+		case <-c.inbox.wake:
+		case <-c.parts.Outbox.Appended():
+			for _, l := range c.lanes {
+				l.more = true
+			}
+		case <-c.reenrolled:
+			if !c.key.Equal(c.trusted()) {
+				return errEnrolled
+			}
+		case <-timer.C:
+		}
+	}
+}
+
+// leave notes for the next connection when this one was last of use.
+func (c *conversation) leave() {
+	if c.phase == welcomed {
+		c.alive = time.Now()
+	}
+}
+
+// step does everything that can be done now.
+func (c *conversation) step(ctx context.Context) error {
+	now := time.Now()
+	if err := c.hear(ctx, now); err != nil {
+		return err
+	}
+	if c.stopping {
+		return nil
+	}
+	if !c.helloAt.IsZero() && !now.Before(c.helloAt) {
+		return c.hello(ctx, now)
+	}
+	if c.phase != welcomed {
+		return nil
+	}
+	if !c.progress.IsZero() && now.Sub(c.progress) >= c.conf.AckTimeout {
+		c.forgetSnapshot()
+		return errNoProgress
+	}
+	if err := c.askForDevices(now); err != nil {
+		return err
+	}
+	err := c.tell(ctx, now)
+	c.lamps.flight(c.inFlight, c.limit())
+	return err
+}
+
+// hear acts on what has come down.
+func (c *conversation) hear(ctx context.Context, now time.Time) error {
+	l := c.inbox.read()
+	if l.host != nil {
+		c.hearHost(l.host, now)
+	}
+	if l.again {
+		c.hearAgain(now)
+	}
+	var err error
+	switch m := l.greeting.(type) {
+	case *wire.Welcome:
+		err = c.hearWelcome(ctx, m, now)
+	case *wire.Refused:
+		err = c.hearRefused(ctx, m, now)
+	}
+	if err != nil || c.phase != welcomed {
+		return err
+	}
+	if l.credit != nil {
+		c.credit = max(0, *l.credit)
+	}
+	for _, name := range edgeclaim.Lanes() {
+		if upto, ok := l.upto[name]; ok {
+			c.acknowledge(name, upto, now)
+		}
+	}
+	if l.snapshot != nil {
+		c.hearSnapshot(l.snapshot, now)
+	}
+	for i := range l.nacks {
+		if err := c.hearNack(ctx, &l.nacks[i], now); err != nil {
+			return err
+		}
+	}
+	if l.page != nil {
+		return c.hearPage(ctx, l.page, now)
+	}
+	return nil
+}
+
+// lane returns a lane by its name, nil for one that is not known.
+func (c *conversation) lane(name edgeclaim.Lane) *lane {
+	for _, l := range c.lanes {
+		if l.name == name {
+			return l
+		}
+	}
+	return nil
+}
+
+// awaiting reports whether an answer is due to something on its way.
+func (c *conversation) awaiting() bool {
+	for _, l := range c.lanes {
+		if len(l.flight) > 0 {
+			return true
+		}
+	}
+	return !c.stopping && (c.snapshotInFlight() > 0 || c.want.out)
+}
+
+// moved notes that what is on its way has made progress.
+func (c *conversation) moved(now time.Time) {
+	c.progress = time.Time{}
+	if c.awaiting() {
+		c.progress = now
+	}
+}
+
+// await notes that something was sent.
+func (c *conversation) await(now time.Time) {
+	if c.progress.IsZero() {
+		c.progress = now
+	}
+}
+
+// due is when something is to be done at the latest without being woken.
+func (c *conversation) due() time.Time {
+	at := time.Now().Add(time.Hour) // nothing
+	earlier := func(t time.Time) {
+		if !t.IsZero() && t.Before(at) {
+			at = t
+		}
+	}
+	if c.stopping {
+		return at
+	}
+	earlier(c.helloAt)
+	if c.phase != welcomed {
+		return at
+	}
+	if !c.progress.IsZero() {
+		earlier(c.progress.Add(c.conf.AckTimeout))
+	}
+	now := time.Now()
+	for _, l := range c.lanes {
+		if l.paused.After(now) {
+			earlier(l.paused)
+		}
+	}
+	if c.spread.After(now) {
+		earlier(c.spread)
+	}
+	earlier(c.want.again)
+	return at
+}
+
+// publish sends a message up. Whether the broker has it says nothing here, but
+// that the connection takes it.
+func (c *conversation) publish(kind string, payload []byte) error {
+	d := c.conn.Publish(client.Message{Topic: c.names.Up(kind), Payload: payload})
+	select {
+	case <-d.Done():
+		return d.Err()
+	default:
+		return nil
+	}
+}
+
+// say sends a message of the session's own.
+func (c *conversation) say(kind string, message any) error {
+	payload, err := wire.Encode(message)
+	if err != nil {
+		return err
+	}
+	return c.publish(kind, payload)
+}
+
+// mark is a place in a lane of this epoch.
+func (c *conversation) mark(lane edgeclaim.Lane, upto uint64) edgeclaim.Mark {
+	return edgeclaim.Mark{Epoch: c.epoch, Lane: lane, Upto: upto}
+}
+
+// fault says an error of the outbox: another epoch ends the session, as does
+// everything that the next connection may find mended.
+func fault(err error) error {
+	if errors.Is(err, edgeclaim.ErrConflict) {
+		return errRenewed
+	}
+	return fmt.Errorf("outbox: %w", err)
+}
+
+// newNonce names a session: 128 random bits.
+func newNonce() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails: crypto/rand says so
+	return base64.RawURLEncoding.EncodeToString(b[:])
+}

@@ -1,0 +1,220 @@
+package registry
+
+import (
+	"errors"
+	"math"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json"
+
+	"edgeclaim"
+	"edgeclaim/bridge/wire"
+)
+
+// maxSequence keeps a sequence, and one above it, within the databases'
+// numbers.
+const maxSequence = math.MaxInt64 - 1
+
+// event is one record of a batch, read once before the transaction begins.
+type event struct {
+	wire.Event
+	raw      []byte
+	sequence uint64 // 0 when it cannot be read
+	device   edgeclaim.DeviceID
+	time     int64
+	holding  *holding // what the box says of the device, of the types that say it
+	tenant   edgeclaim.TenantID
+	hardware edgeclaim.HardwareID
+	// fault is why this record will never be taken, naming the member; empty
+	// for most.
+	fault string
+}
+
+// decodeBatch reads the events of a batch. Every fault is in the event's own:
+// what is before it is good.
+func decodeBatch(n wire.Names, b *wire.Batch) []event {
+	events := make([]event, len(b.Events))
+	for i, raw := range b.Events {
+		e := &events[i]
+		e.raw = raw
+		if err := e.decode(n, b); err != nil {
+			e.fault = reason(err)
+		}
+	}
+	return events
+}
+
+func (e *event) decode(n wire.Names, b *wire.Batch) (err error) {
+	if e.Event, err = wire.DecodeEvent(e.raw); err != nil {
+		// The sequence alone may be readable, so that the box knows which.
+		var only struct {
+			Sequence string `json:"sequence"`
+		}
+		if json.Unmarshal(e.raw, &only) == nil {
+			e.sequence, _ = wire.ParseSequence(only.Sequence)
+		}
+		return err
+	}
+	if e.sequence, err = e.Number(); err != nil {
+		return err
+	}
+	switch {
+	case e.Epoch != b.Epoch:
+		return edgeclaim.Invalid("epoch", "not the batch's")
+	case e.Lane != b.Lane:
+		return edgeclaim.Invalid("lane", "not the batch's")
+	case e.Source != n.Source():
+		return edgeclaim.Invalid("source", "not the box of the batch")
+	}
+	// A clock that has gone mad must not stop a lane (P10): the text is kept.
+	if when, err := time.Parse(time.RFC3339Nano, e.Time); err == nil {
+		e.time = micros(when)
+	}
+	if e.Subject != "" {
+		if e.device, err = edgeclaim.ParseDeviceID(e.Subject); err != nil {
+			return edgeclaim.Invalid("subject", "want a device id")
+		}
+	}
+	return e.decodeData()
+}
+
+// decodeData reads the types that change a device; all others are kept as they
+// are.
+func (e *event) decodeData() error {
+	kind := edgeclaim.RecordType(e.Type)
+	if kind != edgeclaim.TypeDeviceProvisioned && kind != edgeclaim.TypeDeviceReleased {
+		return nil
+	}
+	switch {
+	case e.Lane != edgeclaim.LaneProv:
+		return edgeclaim.Invalid("lane", "%s goes in %s", kind, edgeclaim.LaneProv)
+	case e.Data == nil:
+		return edgeclaim.Invalid("data", "want a JSON object")
+	}
+	var d data
+	if err := json.Unmarshal(e.Data, &d); err != nil {
+		return dataFault(err)
+	}
+	status := edgeclaim.DeviceReleased
+	check := d.checkDevice
+	if kind == edgeclaim.TypeDeviceProvisioned {
+		status, check = edgeclaim.DeviceActive, d.checkProvisioned
+	}
+	if err := check(e.device); err != nil {
+		return err
+	}
+	e.tenant, e.hardware = d.Tenant, d.Hardware
+	e.holding = d.holding(status)
+	return nil
+}
+
+// data is what device.provisioned and device.released carry, as far as it is
+// used here.
+type data struct {
+	Device     edgeclaim.DeviceID   `json:"device_id"`
+	Tenant     edgeclaim.TenantID   `json:"tenant_id"`
+	Hardware   edgeclaim.HardwareID `json:"hardware_id"`
+	Name       string               `json:"name"`
+	Template   edgeclaim.TemplateID `json:"template_id"`
+	Key        edgeclaim.KeyID      `json:"key_id"`
+	Profile    string               `json:"profile_id"`
+	Groups     []string             `json:"groups"`
+	Credential struct {
+		Type        edgeclaim.CredentialType `json:"type"`
+		Hash        edgeclaim.KeyHash        `json:"sha256"`
+		Fingerprint edgeclaim.KeyHash        `json:"fingerprint"` // of x509
+	} `json:"credential"`
+	ClaimedVia edgeclaim.Via `json:"claimed_via"`
+	ClaimedAt  time.Time     `json:"claimed_at"`
+}
+
+func (d *data) checkDevice(subject edgeclaim.DeviceID) error {
+	switch {
+	case d.Device.IsZero():
+		return missing("device_id")
+	case d.Tenant.IsZero():
+		return missing("tenant_id")
+	case d.Hardware.IsZero():
+		return missing("hardware_id")
+	case d.Device != subject:
+		return edgeclaim.Invalid("subject", "not the device of the data")
+	}
+	return nil
+}
+
+func (d *data) checkProvisioned(subject edgeclaim.DeviceID) error {
+	if err := d.checkDevice(subject); err != nil {
+		return err
+	}
+	if d.Credential.Hash.IsZero() {
+		d.Credential.Hash = d.Credential.Fingerprint
+	}
+	switch {
+	case d.Name == "":
+		return missing("name")
+	case d.Template.IsZero():
+		return missing("template_id")
+	case d.Key.IsZero():
+		return missing("key_id")
+	case d.Credential.Type == "":
+		return missing("credential.type")
+	case d.Credential.Hash.IsZero():
+		return missing("credential.sha256")
+	case d.ClaimedVia == "":
+		return missing("claimed_via")
+	case d.ClaimedAt.IsZero():
+		return missing("claimed_at")
+	}
+	return nil
+}
+
+func (d *data) holding(status edgeclaim.DeviceStatus) *holding {
+	at := micros(d.ClaimedAt)
+	for i := range d.Groups {
+		d.Groups[i] = clean(d.Groups[i])
+	}
+	return &holding{
+		status: status, credential: edgeclaim.CredentialType(clean(string(d.Credential.Type))), hash: d.Credential.Hash, issuedAt: at,
+		name: clean(d.Name), template: d.Template.String(), key: d.Key.String(), profile: clean(d.Profile), groups: d.Groups,
+		generation: generation(d.Device, d.Tenant, d.Hardware), claimedAt: at, via: edgeclaim.Via(clean(string(d.ClaimedVia))),
+	}
+}
+
+// maxGeneration is how many lives of a board are looked for. A device beyond,
+// or one whose id is an alias, counts as in its first until a snapshot says.
+const maxGeneration = 3
+
+// generation says which life of its board a device is (P4): a record does not.
+func generation(id edgeclaim.DeviceID, tenant edgeclaim.TenantID, hardware edgeclaim.HardwareID) int {
+	for g := 1; g <= maxGeneration; g++ {
+		if edgeclaim.NewDeviceID(tenant, hardware, g) == id {
+			return g
+		}
+	}
+	return 1
+}
+
+func missing(member string) error { return edgeclaim.Invalid(member, "missing") }
+
+// dataFault is an ErrInvalid without the data's own words (P5).
+func dataFault(err error) error {
+	var semantic *json.SemanticError
+	if errors.As(err, &semantic) && semantic.JSONPointer != "" {
+		return edgeclaim.Invalid(strings.ToValidUTF8(strings.ReplaceAll(string(semantic.JSONPointer[1:]), "/", "."), "?"), "not what it should be")
+	}
+	return edgeclaim.Invalid("data", "not the JSON object it should be")
+}
+
+// reason is an error as it is told to a box.
+func reason(err error) string {
+	text := err.Error()
+	if len(text) > wire.MaxReason {
+		text = strings.ToValidUTF8(text[:wire.MaxReason], "")
+	}
+	return text
+}
+
+// clean takes zero bytes out of a text: PostgreSQL keeps none, and a text from
+// outside must not make a change fail for ever.
+func clean(text string) string { return strings.ReplaceAll(text, "\x00", "") }

@@ -1,0 +1,285 @@
+package registry
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/go-json-experiment/json"
+
+	"edgeclaim"
+)
+
+// device is a row of devices with all its holdings, as one change sees it.
+type device struct {
+	id             edgeclaim.DeviceID
+	number         int64 // 0 of one that is not stored yet
+	tenant         edgeclaim.TenantID
+	hardware       edgeclaim.HardwareID
+	name           string
+	firstBox       int64
+	isNew, isKnown bool // to be written; has facts at all
+	holdings       []*holding
+}
+
+// holding is what one box says of a device, and what became of its credential
+// here.
+type holding struct {
+	box        int64
+	status     edgeclaim.DeviceStatus
+	void       string // why the credential is not valid though the box says so; empty
+	credential edgeclaim.CredentialType
+	hash       edgeclaim.KeyHash
+	issuedAt   int64
+	name       string
+	template   string
+	key        string
+	profile    string
+	groups     []string
+	generation int
+	claimedAt  int64
+	via        edgeclaim.Via
+	// tenant and hardware are set where they are not the device's.
+	tenant   edgeclaim.TenantID
+	hardware edgeclaim.HardwareID
+	// isNew: no row is there. isDirty: it has to be written.
+	isNew, isDirty bool
+}
+
+// The reasons why a credential is void.
+const (
+	valid        = ""           // it is not
+	voidResolved = "resolved"   // an operator kept another box's
+	voidFirst    = "first"      // PolicyFirst kept another box's
+	voidIdentity = KindIdentity // the box says another hardware or tenant
+)
+
+// isValid reports whether the credential lets a device in.
+func (h *holding) isValid() bool {
+	return h.status == edgeclaim.DeviceActive && h.void == valid && !h.hash.IsZero()
+}
+
+// told is a box's word on a device: a record, or a row of its registry.
+type told struct {
+	box      *box
+	device   edgeclaim.DeviceID
+	tenant   edgeclaim.TenantID
+	hardware edgeclaim.HardwareID
+	holding  *holding
+	isPage   bool
+}
+
+// merge puts a box's word into the picture, in memory. Conflicts that follow
+// are opened at once.
+func (a *applier) merge(ctx context.Context, t told) error {
+	d := a.device(t.device)
+	if !d.isKnown {
+		d.tenant, d.hardware, d.name = t.tenant, t.hardware, t.holding.name
+		d.firstBox, d.isKnown, d.isNew = t.box.number, true, true
+	}
+	i := slices.IndexFunc(d.holdings, func(h *holding) bool { return h.box == t.box.number })
+	if i < 0 {
+		i = len(d.holdings)
+		d.holdings = append(d.holdings, &holding{box: t.box.number, isNew: true})
+		t.box.held++
+		t.box.isDirty = true
+	}
+	held := d.holdings[i]
+	same := !held.hash.IsZero() && held.hash.Equal(t.holding.hash)
+	wasValid := held.isValid()
+	isKnown := same && wasValid // a credential that is agreed on, or was decided for
+	switch {
+	case t.holding.status == edgeclaim.DeviceReleased && t.holding.hash.IsZero():
+		if held.status != edgeclaim.DeviceReleased {
+			held.status, held.isDirty = edgeclaim.DeviceReleased, true
+		}
+	case t.isPage && same && held.status != edgeclaim.DeviceActive:
+		// A page may be older than the release that is known here, and a
+		// credential that was released never comes back: deny wins (P9).
+	default:
+		held.take(t.holding, same)
+		if t.tenant == d.tenant && t.hardware == d.hardware {
+			held.tenant, held.hardware = edgeclaim.TenantID{}, edgeclaim.HardwareID{}
+		}
+	}
+	if held.generation == 0 {
+		held.generation = 1
+	}
+	switch {
+	case wasValid && !held.isValid():
+		return a.ended(ctx, d, t.box)
+	case !held.isValid():
+		return nil
+	case (t.tenant != d.tenant || t.hardware != d.hardware) && !isKnown:
+		return a.mismatch(ctx, d, held, t)
+	}
+	return a.contest(ctx, d, held)
+}
+
+// take replaces what was known by what is told. A credential that is new is
+// valid until something speaks against it; one that is void stays so.
+func (h *holding) take(t *holding, same bool) {
+	void, generation := valid, t.generation
+	if same {
+		void = h.void
+	}
+	if generation == 1 && same {
+		generation = max(h.generation, 1)
+	}
+	next := *t
+	next.box, next.void, next.generation, next.isDirty = h.box, void, generation, true
+	next.tenant, next.hardware, next.isNew = h.tenant, h.hardware, h.isNew
+	*h = next
+}
+
+// contest looks for another box that holds the device with another credential.
+func (a *applier) contest(ctx context.Context, d *device, held *holding) error {
+	for _, other := range d.holdings {
+		if other == held || !other.isValid() || other.hash.Equal(held.hash) {
+			continue
+		}
+		c := conflict{
+			kind: KindTwoBoxes, device: d.id, box: other.box, other: held.box, at: a.now,
+			subject: pair(d.id, other.box, held.box), detail: "two boxes gave the device a credential each",
+		}
+		if a.policy == PolicyFirst {
+			held.void, held.isDirty = voidFirst, true
+			c.resolution, c.kept = string(PolicyFirst), other.box
+			return a.open(ctx, c)
+		}
+		if err := a.open(ctx, c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mismatch notes that a box knows a device by another hardware or tenant. Its
+// credential is void: whom it would let in is not agreed on.
+func (a *applier) mismatch(ctx context.Context, d *device, held *holding, t told) error {
+	held.tenant, held.hardware, held.void, held.isDirty = t.tenant, t.hardware, voidIdentity, true
+	return a.open(ctx, conflict{
+		kind: KindIdentity, device: d.id, box: d.firstBox, other: held.box, at: a.now,
+		subject: KindIdentity + "|" + pair(d.id, d.firstBox, held.box), detail: "a box says another hardware or tenant of the device",
+	})
+}
+
+// ended resolves the conflicts of a credential that ended by itself.
+func (a *applier) ended(ctx context.Context, d *device, b *box) error {
+	if len(d.holdings) < 2 {
+		return nil
+	}
+	return a.run(ctx, `UPDATE conflicts SET resolved_at = ?, resolution = 'released', kept = box + other - ?
+		WHERE device = ? AND kind = ? AND resolved_at = 0 AND (box = ? OR other = ?)`,
+		a.now, b.number, d.id.Bytes(), KindTwoBoxes, b.number, b.number)
+}
+
+// pair names the conflict of two boxes over a device, in either order.
+func pair(id edgeclaim.DeviceID, one, other int64) string {
+	return fmt.Sprintf("%s|%d|%d", id, min(one, other), max(one, other))
+}
+
+// device returns what is known of one, as loaded before.
+func (a *applier) device(id edgeclaim.DeviceID) *device {
+	d, ok := a.devices[id]
+	if !ok {
+		d = &device{id: id}
+		a.devices[id] = d
+	}
+	return d
+}
+
+// load reads the devices that a change is about, each once.
+func (a *applier) load(ctx context.Context, ids []edgeclaim.DeviceID) error {
+	slices.SortFunc(ids, func(x, y edgeclaim.DeviceID) int { return slices.Compare(x.Bytes(), y.Bytes()) })
+	ids = slices.Compact(ids)
+	keys := make([]any, len(ids))
+	for i := range ids {
+		keys[i] = ids[i].Bytes()
+	}
+	var found []any
+	err := a.among(ctx, `SELECT number, device, tenant, hardware, name, first_box FROM devices WHERE device`, keys, func(rows *sql.Rows) error {
+		var id []byte
+		var tenant, hardware string
+		d := &device{isKnown: true}
+		if err := rows.Scan(&d.number, &id, &tenant, &hardware, &d.name, &d.firstBox); err != nil {
+			return err
+		}
+		if err := d.identify(id, tenant, hardware); err != nil {
+			return err
+		}
+		a.devices[d.id] = d
+		found = append(found, d.number)
+		return nil
+	})
+	if err != nil || len(found) == 0 {
+		return err
+	}
+	return a.among(ctx, `SELECT h.device, `+holdingColumns+` FROM holdings h WHERE h.number`, found, func(rows *sql.Rows) error {
+		id, h, err := scanHolding(rows)
+		if err == nil {
+			a.devices[id].holdings = append(a.devices[id].holdings, h)
+		}
+		return err
+	})
+}
+
+func (d *device) identify(id []byte, tenant, hardware string) (err error) {
+	if d.id, err = edgeclaim.DeviceIDFromBytes(id); err != nil {
+		return err
+	}
+	if d.tenant, err = edgeclaim.ParseTenantID(tenant); err != nil {
+		return err
+	}
+	d.hardware, err = edgeclaim.ParseHardwareID(hardware)
+	return err
+}
+
+const holdingColumns = `h.box, h.status, h.void, h.credential, h.hash, h.issued_at, h.name, h.template, h.key_id, h.profile,
+	h.group_names, h.generation, h.claimed_at, h.claimed_via, h.tenant, h.hardware`
+
+// scanHolding reads a device id and holdingColumns, then more.
+func scanHolding(rows *sql.Rows, more ...any) (edgeclaim.DeviceID, *holding, error) {
+	var id, hash []byte
+	var tenant, hardware sql.NullString
+	var groups string
+	h := new(holding)
+	err := rows.Scan(append([]any{
+		&id, &h.box, &h.status, &h.void, &h.credential, &hash, &h.issuedAt, &h.name, &h.template, &h.key, &h.profile,
+		&groups, &h.generation, &h.claimedAt, &h.via, &tenant, &hardware,
+	}, more...)...)
+	if err != nil {
+		return edgeclaim.DeviceID{}, nil, err
+	}
+	if hash != nil {
+		if h.hash, err = edgeclaim.KeyHashFromBytes(hash); err != nil {
+			return edgeclaim.DeviceID{}, nil, err
+		}
+	}
+	if tenant.Valid && hardware.Valid {
+		if h.tenant, err = edgeclaim.ParseTenantID(tenant.String); err != nil {
+			return edgeclaim.DeviceID{}, nil, err
+		}
+		if h.hardware, err = edgeclaim.ParseHardwareID(hardware.String); err != nil {
+			return edgeclaim.DeviceID{}, nil, err
+		}
+	}
+	if groups != "" {
+		if err := json.Unmarshal([]byte(groups), &h.groups); err != nil {
+			return edgeclaim.DeviceID{}, nil, err
+		}
+	}
+	parsed, err := edgeclaim.DeviceIDFromBytes(id)
+	return parsed, h, err
+}
+
+// groupsText is a device's groups as they are stored.
+func groupsText(groups []string) (string, error) {
+	if len(groups) == 0 {
+		return "", nil
+	}
+	text, err := json.Marshal(groups)
+	return strings.ToValidUTF8(string(text), "?"), err
+}

@@ -1,0 +1,89 @@
+package bridge
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"edgeclaim"
+)
+
+// Outbox is where the records lie until upstream has them (P6). All methods
+// are safe for concurrent use and may be retried.
+type Outbox interface {
+	// Marks says where each lane stands, and names the present life of the
+	// outbox and the one whose place it took, if it knows of one: 26 to 36
+	// characters of A-Z, a-z and 0-9 each.
+	Marks(ctx context.Context) (epoch, previous string, marks map[edgeclaim.Lane]edgeclaim.LaneMarks, err error)
+	// Next returns up to limit pending records of after's lane with a sequence
+	// above after.Upto, oldest first, and removes none. None pending is no
+	// error; a sequence that is passed over will never come. ErrConflict:
+	// after's epoch is not the present one.
+	Next(ctx context.Context, after edgeclaim.Mark, limit int) ([]edgeclaim.Record, error)
+	// Ack forgets a lane's records up to and with upto; nil means that this is
+	// durable. It is idempotent. ErrUnavailable: nothing was forgotten, and
+	// trying later helps. ErrInvalid: upto is above what was ever appended.
+	// ErrConflict: of another epoch.
+	Ack(ctx context.Context, upto edgeclaim.Mark) error
+	// Appended carries a signal some time after records were committed, or the
+	// epoch has changed. Its capacity is 1; many commits may share one signal.
+	// It has one consumer.
+	Appended() <-chan struct{}
+}
+
+// Quarantine takes records that upstream will never take as they are.
+type Quarantine interface {
+	// Park takes the record at a mark out of its lane, with all later ones of
+	// its device; nil means that this is durable. ErrConflict: of another
+	// epoch. ErrNotFound: no such record is pending. ErrUnavailable: later.
+	Park(ctx context.Context, at edgeclaim.Mark, reason string) error
+}
+
+// Life is the outbox's, and can begin anew.
+type Life interface {
+	// Renew begins another epoch: what is pending keeps its order and gets
+	// sequences from 1 on. nil means that this is durable.
+	Renew(ctx context.Context) (epoch string, err error)
+}
+
+// Registry is the box's devices. All methods are safe for concurrent use.
+type Registry interface {
+	// Devices returns up to maximum devices with an id above after, in the
+	// order of their ids.
+	Devices(ctx context.Context, after edgeclaim.DeviceID, maximum int) ([]edgeclaim.Device, error)
+	// Count returns how many there are.
+	Count(ctx context.Context) (uint64, error)
+	// Adopt stores devices that upstream holds as told by this box and that
+	// the box does not have; it leaves alone those it has, and tells nobody.
+	// nil means that this is durable.
+	Adopt(ctx context.Context, devices []edgeclaim.Device) (adopted int, err error)
+}
+
+// Clock is the box's clock (P10).
+type Clock interface {
+	// Stamp says what time it is, and how far to trust it.
+	Stamp() edgeclaim.Stamp
+	// Raise lifts the clock's floor to a time that can be trusted; a lower one
+	// changes nothing.
+	Raise(trusted time.Time)
+}
+
+// Parts are the box's other halves. AckPuback needs the Outbox alone.
+type Parts struct {
+	Outbox     Outbox
+	Quarantine Quarantine
+	Life       Life
+	Registry   Registry
+	Clock      Clock
+}
+
+// validate reports what a mode has to have.
+func (p *Parts) validate(ack string) error {
+	if p.Outbox == nil {
+		return errors.New("bridge: no outbox")
+	}
+	if ack == AckApp && (p.Quarantine == nil || p.Life == nil || p.Registry == nil || p.Clock == nil) {
+		return errors.New("bridge: acknowledgement by the application needs all parts")
+	}
+	return nil
+}

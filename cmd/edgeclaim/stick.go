@@ -1,0 +1,54 @@
+package main
+
+import (
+	"context"
+	"io"
+	"log/slog"
+
+	"edgeclaim/bridge"
+	"edgeclaim/internal/clock"
+	"edgeclaim/provision/httpapi"
+	"edgeclaim/store"
+)
+
+// stick is what an operator does with the outbox as a whole. It implements
+// httpapi.Outbox, and needs neither upstream nor a network.
+type stick struct {
+	db       *store.DB
+	clock    *clock.Clock
+	trust    *trust
+	identity bridge.Identity
+	logger   *slog.Logger
+}
+
+// Renew implements httpapi.Outbox. A session that is open ends by itself: its
+// epoch is none any more.
+func (s stick) Renew(ctx context.Context) (httpapi.Renewed, error) {
+	epoch, err := s.db.Renew(ctx)
+	if err != nil {
+		return httpapi.Renewed{}, err
+	}
+	_, previous, _, err := s.db.Marks(ctx)
+	if err != nil {
+		return httpapi.Renewed{}, err
+	}
+	s.logger.Warn("outbox renewed, this box is the holder of its name", "epoch", epoch, "previous_epoch", previous)
+	return httpapi.Renewed{Epoch: epoch, Previous: previous}, nil
+}
+
+func (s stick) way() *bridge.Stick {
+	key, _ := s.trust.pinned()
+	return &bridge.Stick{
+		Parts:   bridge.Parts{Outbox: s.db, Quarantine: s.db, Life: s.db, Registry: s.db, Clock: s.clock},
+		Exports: s.db, Identity: s.identity, Key: key, Logger: s.logger,
+	}
+}
+
+// Export implements httpapi.Outbox.
+func (s stick) Export(ctx context.Context, w io.Writer) error { return s.way().Export(ctx, w) }
+
+// AcceptAck implements httpapi.Outbox.
+func (s stick) AcceptAck(ctx context.Context, r io.Reader) (httpapi.Accepted, error) {
+	a, err := s.way().AcceptAck(ctx, r)
+	return httpapi.Accepted{Upto: a.Upto, Parked: a.Parked}, err
+}

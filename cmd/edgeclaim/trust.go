@@ -1,0 +1,151 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"edgeclaim"
+	"edgeclaim/bridge/wire"
+	"edgeclaim/provision/httpapi"
+)
+
+// alarmEnrolment: there is an enrolment that cannot be read, and so nothing is
+// taken from upstream.
+const alarmEnrolment edgeclaim.Alarm = "enrolment_damaged"
+
+// enrolmentDamaged is what status says then.
+const enrolmentDamaged = "the enrolment cannot be read, so nothing is taken from upstream: edgeclaim enroll FILE, or --remove"
+
+// keeper keeps the enrolment file. *store.DB is one.
+type keeper interface {
+	// Enrolment returns the file; nil when there is none.
+	Enrolment(ctx context.Context) ([]byte, error)
+	// SetEnrolment puts one in its place, none for nil; nil means durable.
+	SetEnrolment(ctx context.Context, document []byte) error
+}
+
+// trust is whom the box takes a word from upstream from. It implements
+// httpapi.Enroller.
+type trust struct {
+	keeper keeper
+	logger *slog.Logger
+	// changed tells the bridge; it is set before any change, and constant then.
+	changed func(key ed25519.PublicKey, upstream string)
+
+	mu sync.Mutex // held over a change, so that file, memory and bridge agree
+	// key is nil when nobody is pinned, and one that nobody holds while the
+	// enrolment is damaged: what comes down is then all forged.
+	key      ed25519.PublicKey
+	upstream string
+	damaged  time.Time // when that was found; zero when it is in order
+}
+
+func newTrust(keeper keeper, logger *slog.Logger) *trust {
+	return &trust{keeper: keeper, logger: logger, changed: func(ed25519.PublicKey, string) {}}
+}
+
+// load reads the enrolment. A damaged one keeps no box from starting, and opens
+// no door: until it is mended nothing is taken from upstream.
+func (t *trust) load(ctx context.Context, now time.Time) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	document, err := t.keeper.Enrolment(ctx)
+	if err == nil && document == nil {
+		return nil
+	}
+	var e wire.Enrolment
+	if err == nil {
+		e, t.key, err = wire.DecodeEnrolment(document)
+	}
+	if err == nil {
+		t.upstream = e.Upstream
+		return nil
+	}
+	t.logger.Error("the enrolment cannot be read, nothing is taken from upstream", "err", err, "remedy", "edgeclaim enroll FILE")
+	t.damaged = now
+	t.key, _, err = ed25519.GenerateKey(nil) // its other half is thrown away
+	return err
+}
+
+// pinned returns the key that what comes down must be signed by, nil for none,
+// and whose it is.
+func (t *trust) pinned() (key ed25519.PublicKey, upstream string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.key, t.upstream
+}
+
+// Enrolment implements httpapi.Enroller.
+func (t *trust) Enrolment(context.Context) (httpapi.Enrolment, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.shown(), nil
+}
+
+func (t *trust) shown() httpapi.Enrolment {
+	switch {
+	case !t.damaged.IsZero():
+		return httpapi.Enrolment{Enrolled: true, Damaged: true}
+	case t.key == nil:
+		return httpapi.Enrolment{}
+	}
+	return httpapi.Enrolment{Enrolled: true, Upstream: t.upstream, Key: wire.KeyName(t.key)}
+}
+
+// Enrol implements httpapi.Enroller.
+func (t *trust) Enrol(ctx context.Context, document []byte, replace bool) (httpapi.Enrolment, error) {
+	e, key, err := wire.DecodeEnrolment(document)
+	if err != nil {
+		return httpapi.Enrolment{}, err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if other := t.key != nil && t.damaged.IsZero() && !bytes.Equal(t.key, key); other && !replace {
+		return httpapi.Enrolment{}, &httpapi.OperatorError{
+			Err:   edgeclaim.ErrConflict,
+			Words: fmt.Sprintf("enrolled with key %s of %s already", wire.KeyName(t.key), t.upstream),
+		}
+	}
+	if err := t.keeper.SetEnrolment(ctx, document); err != nil {
+		return httpapi.Enrolment{}, err
+	}
+	t.set(key, e.Upstream)
+	t.logger.Info("box enrolled", "upstream_id", e.Upstream, "key_id", wire.KeyName(key))
+	return t.shown(), nil
+}
+
+// Unenrol implements httpapi.Enroller.
+func (t *trust) Unenrol(ctx context.Context) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := t.keeper.SetEnrolment(ctx, nil); err != nil {
+		return err
+	}
+	if t.key != nil {
+		t.logger.Warn("box not enrolled any more, it takes what anybody says upstream")
+	}
+	t.set(nil, "")
+	return nil
+}
+
+// set changes memory and bridge after what is kept.
+func (t *trust) set(key ed25519.PublicKey, upstream string) {
+	t.key, t.upstream, t.damaged = key, upstream, time.Time{}
+	t.changed(key, upstream)
+}
+
+// show puts what is pinned into the way up's status.
+func (t *trust) show(up *edgeclaim.UpstreamStatus) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	up.Enrolled = t.key != nil
+	if !t.damaged.IsZero() {
+		up.LastError = enrolmentDamaged
+		up.Alarms = append(up.Alarms, edgeclaim.AlarmCount{Alarm: alarmEnrolment, Count: 1, Last: t.damaged})
+	}
+}

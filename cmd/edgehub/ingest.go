@@ -1,0 +1,149 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"edgeclaim/bridge/hub"
+	"edgeclaim/bridge/hub/registry"
+	"edgeclaim/internal/cli"
+
+	"github.com/spf13/cobra"
+)
+
+func (a *app) ingestCommand() *cobra.Command {
+	var out string
+	c := &cobra.Command{
+		Use: "ingest FILE|-", Short: "Take a file that a box without a link has exported, and write its acknowledgement", Args: cobra.ExactArgs(1),
+		Long: "Take a file of `edgeclaim outbox export`, from a box without a link, commit what is in it and write\n" +
+			"the signed acknowledgement, for `edgeclaim outbox ack` on that box. A file may be ingested twice.",
+		Example: "  edgehub ingest up.ndjson --out ack.json",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, err := a.applySettings(cmd)
+			if err != nil {
+				return err
+			}
+			return a.ingest(cmd.Context(), &s, args[0], out)
+		},
+	}
+	addFlags(c, applyFlags...)
+	addTenants(c)
+	c.Flags().StringVar(&out, "out", "", "file for the acknowledgement, written whole or not at all (default the standard output)")
+	return c
+}
+
+func (a *app) ingest(ctx context.Context, s *settings, from, to string) (err error) {
+	in := a.stdin
+	if from != "-" {
+		file, err := os.Open(from)
+		if err != nil {
+			return err
+		}
+		defer file.Close()
+		in = file
+	}
+	key, err := hub.LoadKey(s.Data)
+	if err != nil {
+		return err
+	}
+	db, err := openRegistry(ctx, s, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	stick := hub.Stick{DB: db, Key: key}
+	taken, err := stick.Ingest(ctx, in)
+	if err != nil {
+		return err
+	}
+	if err := a.answer(to, taken.Answer); err != nil {
+		return err
+	}
+	return a.report(&taken, to)
+}
+
+// answer writes what goes back to the box.
+func (a *app) answer(to string, message []byte) error {
+	if to == "" {
+		_, err := a.stdout.Write(message)
+		return err
+	}
+	return writeWhole(to, message)
+}
+
+// report says what the file came to, on the standard output where the answer
+// is not there.
+func (a *app) report(taken *hub.Ingested, to string) error {
+	if to != "" {
+		if err := a.printIngested(taken); err != nil {
+			return err
+		}
+	}
+	if r := taken.Refused; r != nil {
+		return &refusedError{fmt.Sprintf("the box is refused (%s): %s", r.Code, r.Reason)}
+	}
+	for _, nack := range taken.Nack {
+		return fmt.Errorf("lane %s stops at sequence %d (%s): %s", nack.Lane, nack.Sequence, nack.Code, nack.Reason)
+	}
+	return nil
+}
+
+func (a *app) printIngested(taken *hub.Ingested) error {
+	if a.json {
+		return a.printJSON(taken)
+	}
+	pairs := [][2]string{
+		{"site", taken.Site}, {"box_id", taken.Box}, {"epoch", taken.Epoch},
+		{"batches", number(int64(taken.Batches))}, {"records applied", number(int64(taken.Records))},
+	}
+	for lane, upto := range taken.Upto {
+		pairs = append(pairs, [2]string{"acknowledged " + string(lane), fmt.Sprint(upto)})
+	}
+	return cli.Facts(a.stdout, pairs...)
+}
+
+// writeWhole writes a file whole or not at all.
+func writeWhole(path string, text []byte) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(f.Name()) // it is only half there
+		}
+	}()
+	_, err = f.Write(text)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}
+
+func (a *app) enrolmentCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "enrolment", Short: "Print what a box has to know to trust this hub alone, for `edgeclaim enroll`", Args: cobra.NoArgs,
+		Long: "Print what a box has to know to trust this hub and no other, for `edgeclaim enroll FILE`. It is not\n" +
+			"secret, but a box has to get it from you. The key and the database are made where they are missing.",
+		Example: "  edgehub enrolment > hub.json",
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			s, err := a.settings(cmd)
+			if err != nil {
+				return err
+			}
+			key, err := hub.LoadKey(s.Data)
+			if err != nil {
+				return err
+			}
+			var db *registry.DB
+			if db, err = openRegistry(cmd.Context(), &s, nil); err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, db.Close()) }()
+			return a.printJSON(hub.Enrolment(db.ID(), key))
+		},
+	}
+}

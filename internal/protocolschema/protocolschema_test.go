@@ -1,0 +1,273 @@
+package protocolschema_test
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"edgeclaim/bridge/wire"
+	"edgeclaim/internal/protocolschema"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func load(t *testing.T, closed bool) *protocolschema.Schemas {
+	t.Helper()
+	folder, err := protocolschema.Folder()
+	if err != nil {
+		t.Fatal(err)
+	}
+	schemas, err := protocolschema.Load(folder, closed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return schemas
+}
+
+// envelope is one that nobody signed: the schemas do not judge signatures.
+func envelope(payload []byte) []byte {
+	b64 := base64.RawURLEncoding.EncodeToString
+	return fmt.Appendf(nil, `{"payload":%q,"key_id":"0123456789abcdef","signature":%q}`, b64(payload), b64(make([]byte, ed25519.SignatureSize)))
+}
+
+// TestMessagesKeepTheSchemas: what the wire package writes fits, and reads back
+// as the same message.
+func TestMessagesKeepTheSchemas(t *testing.T) {
+	t.Parallel()
+	for _, s := range samples(t) {
+		payload := s.text
+		if down, ok := s.value.(wire.Down); ok {
+			sealed, err := wire.Seal(key(), down)
+			if err != nil {
+				t.Fatal(err)
+			}
+			public, _ := key().Public().(ed25519.PublicKey)
+			opened, err := wire.Open(public, sealed)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(decode(t, s.text), decode(t, opened)); diff != "" {
+				t.Errorf("%s (-said +opened):\n%s", s.name, diff)
+			}
+			payload = sealed
+		}
+		if err := protocolschema.Check(s.topic, payload); err != nil {
+			t.Errorf("%s: %v\n%s", s.name, err, s.text)
+		}
+		if diff := cmp.Diff(decode(t, s.text), decode(t, s.again(t, s.text))); diff != "" {
+			t.Errorf("%s (-said +read):\n%s", s.name, diff)
+		}
+	}
+}
+
+// TestEnrolmentKeepsItsSchema: what a box takes, and nothing else.
+func TestEnrolmentKeepsItsSchema(t *testing.T) {
+	t.Parallel()
+	schemas := load(t, true)
+	public, _ := key().Public().(ed25519.PublicKey)
+	for _, e := range []wire.Enrolment{
+		{Type: wire.EnrolmentType, Upstream: "hub-1", Key: base64.RawURLEncoding.EncodeToString(public)},
+		{Type: "edgeclaim.enrolment.v2", Upstream: "hub-1", Key: base64.RawURLEncoding.EncodeToString(public)},
+		{Type: wire.EnrolmentType, Key: base64.RawURLEncoding.EncodeToString(public)},
+		{Type: wire.EnrolmentType, Upstream: "hub-1", Key: base64.RawURLEncoding.EncodeToString(public[1:])},
+		{Type: wire.EnrolmentType, Upstream: "hub-1", Key: base64.StdEncoding.EncodeToString(public)},
+	} {
+		text := encode(t)(&e, nil)
+		_, _, decoded := wire.DecodeEnrolment(text)
+		if err := schemas.Validate("enrolment", text); (err == nil) != (decoded == nil) {
+			t.Errorf("%s: the schema says %v, the program %v", text, err, decoded)
+		}
+	}
+}
+
+// TestSchemasHold: a member left out, of another type or not known is seen, at
+// every place of every message. A schema that lets all pass holds nothing.
+func TestSchemasHold(t *testing.T) {
+	t.Parallel()
+	closed, published := load(t, true), load(t, false)
+	removed := 0
+	for _, s := range samples(t) {
+		paths := places(t, s.text)
+		if len(paths) < 3 {
+			t.Fatalf("%s: %d members", s.name, len(paths))
+		}
+		for _, path := range paths {
+			changed := edit(t, s.text, path, func(object map[string]any, name string) { object[name] = nil })
+			if !inData(path) && published.Check(s.topic, s.onWire(t, changed)) == nil {
+				t.Errorf("%s: null at %q passes", s.name, path)
+			}
+			more := edit(t, s.text, path, func(object map[string]any, _ string) { object["a_later_member"] = 1 })
+			if err := published.Check(s.topic, s.onWire(t, more)); err != nil {
+				t.Errorf("%s: a member beside %q is not passed over: %v", s.name, path, err)
+			}
+			if !inData(path) && !strings.Contains(path, "evt") && !strings.Contains(path, "prov") && closed.Check(s.topic, s.onWire(t, more)) == nil {
+				t.Errorf("%s: a member beside %q may be sent", s.name, path)
+			}
+			less := edit(t, s.text, path, func(object map[string]any, name string) { delete(object, name) })
+			if published.Check(s.topic, s.onWire(t, less)) != nil {
+				removed++
+			}
+		}
+	}
+	if removed < 150 {
+		t.Errorf("%d members were missed when they were gone", removed)
+	}
+}
+
+// inData reports whether a path leads into the data of an event of a type that
+// no schema knows.
+func inData(path string) bool { return strings.Contains(path, "/x") }
+
+// places lists every member of a JSON text, as a path of names and indices.
+func places(t *testing.T, text []byte) []string {
+	t.Helper()
+	var found []string
+	var visit func(value any, path string)
+	visit = func(value any, path string) {
+		switch value := value.(type) {
+		case map[string]any:
+			for name, below := range value {
+				found = append(found, path+"/"+name)
+				visit(below, path+"/"+name)
+			}
+		case []any:
+			for i, below := range value {
+				visit(below, fmt.Sprint(path, "/", i))
+			}
+		}
+	}
+	visit(decode(t, text), "")
+	slices.Sort(found)
+	return found
+}
+
+// edit returns the text with the object that holds the member at path changed.
+func edit(t *testing.T, text []byte, path string, change func(object map[string]any, name string)) []byte {
+	t.Helper()
+	root := decode(t, text)
+	value := root
+	names := strings.Split(path[1:], "/")
+	for _, name := range names[:len(names)-1] {
+		switch at := value.(type) {
+		case map[string]any:
+			value = at[name]
+		case []any:
+			var i int
+			if _, err := fmt.Sscan(name, &i); err != nil {
+				t.Fatal(err)
+			}
+			value = at[i]
+		}
+	}
+	change(value.(map[string]any), names[len(names)-1])
+	changed, err := json.Marshal(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return changed
+}
+
+func decode(t *testing.T, text []byte) any {
+	t.Helper()
+	var value any
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	decoder.UseNumber()
+	if err := decoder.Decode(&value); err != nil {
+		t.Fatal(err)
+	}
+	return value
+}
+
+// TestCheckRefuses what no schema can say.
+func TestCheckRefuses(t *testing.T) {
+	t.Parallel()
+	text := map[string][]byte{}
+	for _, s := range samples(t) {
+		text[s.name] = s.onWire(t, s.text)
+	}
+	swap := func(name, old, replacement string) []byte {
+		changed := bytes.ReplaceAll(text[name], []byte(old), []byte(replacement))
+		if bytes.Equal(changed, text[name]) {
+			t.Fatalf("%s has no %s", name, old)
+		}
+		return changed
+	}
+	const base = "edgeclaim/v1/plant-7/box-17"
+	for _, tc := range []struct {
+		name    string
+		topic   string
+		payload []byte
+	}{
+		{"another box's hello", "edgeclaim/v1/plant-7/box-18/up/ctl", text["hello"]},
+		{"another site's hello", "edgeclaim/v1/plant-8/box-17/up/ctl", text["hello"]},
+		{"another box's state", "edgeclaim/v1/plant-7/box-18/st", text["state"]},
+		{"another box's record", "edgeclaim/v1/plant-7/box-18/up/prov", text["record"]},
+		{"another box's batch", "edgeclaim/v1/plant-7/box-18/up/prov", text["batch"]},
+		{"another box's welcome", "edgeclaim/v1/plant-7/box-18/down/ctl", text["welcome"]},
+		{"another lane's record", base + "/up/evt", text["record"]},
+		{"another lane's batch", base + "/up/evt", text["batch"]},
+		{"hello as a snapshot", base + "/up/snap", text["hello"]},
+		{"snapshot as a hello", base + "/up/ctl", text["snapshot"]},
+		{"ack as a welcome", base + "/down/ctl", text["ack"]},
+		{"welcome as an ack", base + "/down/ack", text["welcome"]},
+		{"a bare welcome", base + "/down/ctl", sampleText(t, "welcome")},
+		{"an unknown type", base + "/up/ctl", swap("want", `"type":"want"`, `"type":"wish"`)},
+		{"an unknown topic", base + "/up/tel", text["record"]},
+		{"a topic without a box", "edgeclaim/v1/st", text["state"]},
+		{"a topic of others", "devices/1/telemetry", text["state"]},
+		{"no JSON", base + "/st", []byte(`{`)},
+		{"an empty message", base + "/st", nil},
+		{"a large message", base + "/st", append(text["state"], bytes.Repeat([]byte(" "), 100_000)...)},
+		{"a wrong count", base + "/up/prov", swap("batch", `"count":2`, `"count":3`)},
+		{"an event below first", base + "/up/prov", swap("batch", `0000000003`, `0000000006`)},
+		{"an event above last", base + "/up/prov", swap("batch", `0000000009`, `0000000007`)},
+		{"an event twice", base + "/up/prov", swap("batch", `0000000008`, `0000000005`)},
+		{"first above last", base + "/up/prov", swap("batch of nothing", `0000000009`, `0000000002`)},
+		{"first of nothing", base + "/up/prov", swap("batch of nothing", `0000000003`, `0000000000`)},
+		{"a batch under another id", base + "/up/prov", swap("batch of nothing", `"id":"01K0A`, `"id":"01K0B`)},
+		{"a record under another id", base + "/up/prov", swap("record", `"id":"01K0A`, `"id":"01K0B`)},
+		{"an event of another epoch", base + "/up/prov", swap("batch", `"sequence":"00000000000000000005","epoch":"01K0A`, `"sequence":"00000000000000000005","epoch":"01K0B`)},
+	} {
+		if err := protocolschema.Check(tc.topic, tc.payload); err == nil {
+			t.Errorf("%s passes: %s", tc.name, tc.payload)
+		}
+	}
+}
+
+// sampleText returns a sample without its envelope.
+func sampleText(t *testing.T, name string) []byte {
+	t.Helper()
+	for _, s := range samples(t) {
+		if s.name == name {
+			return s.text
+		}
+	}
+	t.Fatalf("no sample %s", name)
+	return nil
+}
+
+func TestCheckStick(t *testing.T) {
+	t.Parallel()
+	schemas := load(t, true)
+	hello, batch, want := sampleText(t, "hello"), sampleText(t, "batch"), sampleText(t, "want")
+	foreign := bytes.ReplaceAll(batch, []byte(nonce), []byte("AAAAAAAAAAAAAAAAAAAAAA"))
+	file := func(lines ...[]byte) []byte { return append(bytes.Join(lines, []byte("\n")), '\n') }
+	for _, good := range [][]byte{file(hello), file(hello, batch), file(hello, batch, batch)} {
+		if err := schemas.CheckStick(good); err != nil {
+			t.Errorf("%s: %v", good, err)
+		}
+	}
+	for name, bad := range map[string][]byte{
+		"nothing": nil, "no hello": file(batch), "two hellos": file(hello, hello), "a want": file(hello, want),
+		"another session": file(hello, foreign), "cut short": file(hello, batch[:40]), "an empty line": file(hello, nil, batch),
+	} {
+		if schemas.CheckStick(bad) == nil {
+			t.Errorf("%s passes", name)
+		}
+	}
+}

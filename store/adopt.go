@@ -1,0 +1,117 @@
+package store
+
+import (
+	"context"
+
+	"edgeclaim"
+)
+
+// adoptChunk is how many devices one transaction adopts at most, so that claims
+// never wait behind many.
+const adoptChunk = 256
+
+// Adopt stores devices that upstream holds as told by this box, and returns how
+// many it took; nil means that they are durable. No record goes up for them.
+// Those that the box has are left alone, whatever upstream says of them. A
+// device whose id is not the one derived from its hardware gets its alias too,
+// unless that hardware is on record as another device meanwhile. ErrInvalid: one
+// of them is not whole; nothing was stored. ErrUnavailable: some may be stored,
+// try again.
+func (db *DB) Adopt(ctx context.Context, devices []edgeclaim.Device) (adopted int, err error) {
+	for i := range devices {
+		if err := adoptable(&devices[i]); err != nil {
+			return 0, err
+		}
+	}
+	for len(devices) > 0 {
+		n := min(len(devices), adoptChunk)
+		chunk, fresh := devices[:n], 0
+		err := db.update(ctx, func(b *batch) error {
+			for i := range chunk {
+				took, err := b.adopt(&chunk[i])
+				if err != nil {
+					return halfDone(err)
+				}
+				if took {
+					fresh++
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return adopted, err
+		}
+		adopted, devices = adopted+fresh, devices[n:]
+	}
+	return adopted, nil
+}
+
+// adoptable makes sure that what is stored can be read again.
+func adoptable(d *edgeclaim.Device) error {
+	for field, missing := range map[string]bool{
+		"device_id": d.ID.IsZero(), "tenant_id": d.Tenant.IsZero(), "hardware_id": d.Hardware.IsZero(),
+		"template_id": d.Template.IsZero(), "key_id": d.Key.IsZero(),
+	} {
+		if missing {
+			return edgeclaim.Invalid(field, "missing")
+		}
+	}
+	switch d.Status {
+	case edgeclaim.DeviceActive, edgeclaim.DeviceReleased, edgeclaim.DeviceRevoked:
+	default:
+		return edgeclaim.Invalid("status", "want active, released or revoked")
+	}
+	value, err := encodeDevice(d)
+	if err != nil {
+		return err
+	}
+	if len(value) > MaxRecord {
+		return edgeclaim.Invalid("device", "larger than %d bytes", MaxRecord)
+	}
+	return nil
+}
+
+func (b *batch) adopt(d *edgeclaim.Device) (took bool, err error) {
+	if _, known, err := b.locate(d.ID); err != nil || known {
+		return false, err
+	}
+	alias, err := b.needsAlias(d)
+	if err != nil {
+		return false, err
+	}
+	value, err := encodeDevice(d)
+	if err != nil {
+		return false, err
+	}
+	row := b.state.Rows + 1
+	if err := b.ascending(bucketDevices).Put(number(row), value); err != nil {
+		return false, err
+	}
+	if alias {
+		if err := b.tx.Bucket(bucketAliases).Put(aliasKey(d.Tenant, d.Hardware), d.ID.Bytes()); err != nil {
+			return false, err
+		}
+		b.aliases = &alias
+	}
+	b.dirty = true
+	b.state.Rows = row
+	b.fresh[d.ID] = row
+	return true, nil
+}
+
+// needsAlias reports whether a device is not found by its hardware without one,
+// and no other device is either.
+func (b *batch) needsAlias(d *edgeclaim.Device) (bool, error) {
+	derived := edgeclaim.NewDeviceID(d.Tenant, d.Hardware, 1)
+	if d.ID == derived || b.tx.Bucket(bucketAliases).Get(aliasKey(d.Tenant, d.Hardware)) != nil {
+		return false, nil
+	}
+	holder, _, err := b.device(derived)
+	if err != nil {
+		return false, err
+	}
+	if holder != nil && holder.Hardware == d.Hardware {
+		return false, nil
+	}
+	return true, nil
+}

@@ -1,0 +1,78 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/fxamacker/cbor/v2"
+	bolt "go.etcd.io/bbolt"
+
+	"edgeclaim"
+)
+
+// migrations[v] turns a file of version v into one of version v+1, in one
+// transaction with the change of the version.
+var migrations = map[uint64]func(*bolt.Tx) error{1: addQuarantine}
+
+// addQuarantine is version 2: records may leave the lanes for the quarantine,
+// and sequences begin anew without a new file.
+func addQuarantine(tx *bolt.Tx) error {
+	for _, name := range [][]byte{bucketParked, bucketParkedBy, bucketMoves, bucketExports} {
+		if _, err := tx.CreateBucket(name); err != nil {
+			return err
+		}
+	}
+	s, err := readState(tx)
+	if err != nil {
+		return err
+	}
+	value, err := cbor.Marshal(&s)
+	if err != nil {
+		return err
+	}
+	return tx.Bucket(bucketMeta).Put(metaState, value)
+}
+
+// asVersion2 gives the state of a file of version 1, whose lanes had no holes,
+// what it left unsaid.
+func (s *state) asVersion2() {
+	for _, lane := range edgeclaim.Lanes() {
+		if l := s.lane(lane); l.Front == 0 {
+			l.Front = l.Acked + l.Dropped + 1
+		}
+	}
+}
+
+// initialise makes the buckets of an empty file.
+func initialise(tx *bolt.Tx, boxID, epoch string) error {
+	for _, name := range allBuckets {
+		if _, err := tx.CreateBucket(name); err != nil {
+			return err
+		}
+	}
+	empty, err := cbor.Marshal(&state{Prov: laneState{Front: 1}, Evt: laneState{Front: 1}})
+	if err != nil {
+		return err
+	}
+	meta := tx.Bucket(bucketMeta)
+	return errors.Join(
+		meta.Put(metaSchema, number(schemaVersion)),
+		meta.Put(metaBoxID, []byte(boxID)),
+		meta.Put(metaEpoch, []byte(epoch)),
+		meta.Put(metaState, empty),
+	)
+}
+
+// migrate brings an older file to schemaVersion, a version at a time.
+func migrate(tx *bolt.Tx, from uint64) error {
+	for v := from; v < schemaVersion; v++ {
+		step, ok := migrations[v]
+		if !ok {
+			return fmt.Errorf("schema %d: no migration", v)
+		}
+		if err := step(tx); err != nil {
+			return fmt.Errorf("migrate schema %d: %w", v, err)
+		}
+	}
+	return tx.Bucket(bucketMeta).Put(metaSchema, number(schemaVersion))
+}
