@@ -72,7 +72,7 @@ func (a *applier) tick(ctx context.Context) {
 		// A box that said hello while the registry failed hears of it at once
 		// when that works again.
 		if s.hello != nil && ctx.Err() == nil {
-			a.greet(ctx, s, s.names, s.hello)
+			a.greet(ctx, s, s.hello.names, s.hello.hello)
 		}
 	}
 }

@@ -43,7 +43,7 @@ func (a *applier) hello(ctx context.Context, s *session, n wire.Names, h *wire.H
 // the box is answered as soon as it can.
 func (a *applier) greet(ctx context.Context, s *session, n wire.Names, h *wire.Hello) {
 	if a.health.wait(s, time.Now()) > 0 {
-		s.hello, s.names = h, n
+		s.hello = &waiting{n, h}
 		return
 	}
 	asking, cancel := context.WithTimeout(ctx, a.conf.ApplyTimeout)
@@ -64,7 +64,7 @@ func (a *applier) greet(ctx context.Context, s *session, n wire.Names, h *wire.H
 		a.grumble(s, n, err)
 		return
 	case err != nil:
-		s.hello, s.names = h, n
+		s.hello = &waiting{n, h}
 		a.failed(s, err)
 		return
 	}
@@ -89,10 +89,14 @@ func (a *applier) greet(ctx context.Context, s *session, n wire.Names, h *wire.H
 	})
 }
 
-// answerRefused refuses a hello.
+// answerRefused refuses a hello. It takes no session away from the holder of
+// another epoch: a fenced copy of a box asks again every few minutes.
 func (a *applier) answerRefused(s *session, n wire.Names, h *wire.Hello, r *wire.Refused) {
-	if s == nil {
-		s = &session{names: n} // remembered nowhere
+	if s == nil || s.welcomed && s.epoch != h.Epoch {
+		if s != nil {
+			s.hello = nil
+		}
+		s = new(session) // remembered nowhere
 	}
 	s.begin(n, h, time.Now())
 	a.refuse(s, n, r)

@@ -295,6 +295,8 @@ func TestRefusals(t *testing.T) {
 	if got := clone.nextDown().(*wire.Refused); got.Code != wire.RefusedFenced || got.Epoch != b.epoch {
 		t.Errorf("refused %+v", got)
 	}
+	clone.tell(prov, 2, 2) // its session is as good as before
+	clone.ack(prov, 2)
 	f := r.hub.Figures()
 	if f.Refusals[wire.RefusedFenced] != 1 || f.Refusals[wire.RefusedStale] != 1 || f.Refusals[wire.RefusedVersion] != 1 || f.Asked != 0 {
 		t.Errorf("figures %+v", f)

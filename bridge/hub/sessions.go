@@ -42,11 +42,17 @@ type session struct {
 	gapAt time.Time                 // when that was
 
 	// hello waits for a registry that failed; nil for none.
-	hello *wire.Hello
+	hello *waiting
 	// failures counts how often in a row the registry failed for it, and
 	// retryAt is when it may be tried again.
 	failures int
 	retryAt  time.Time
+}
+
+// waiting is a hello that could not be answered yet.
+type waiting struct {
+	names wire.Names
+	hello *wire.Hello
 }
 
 // sessions is the applier's alone.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 
@@ -45,10 +46,26 @@ func (s stick) way() *bridge.Stick {
 }
 
 // Export implements httpapi.Outbox.
-func (s stick) Export(ctx context.Context, w io.Writer) error { return s.way().Export(ctx, w) }
+func (s stick) Export(ctx context.Context, w io.Writer) error {
+	return explained(s.way().Export(ctx, w))
+}
 
 // AcceptAck implements httpapi.Outbox.
 func (s stick) AcceptAck(ctx context.Context, r io.Reader) (httpapi.Accepted, error) {
 	a, err := s.way().AcceptAck(ctx, r)
-	return httpapi.Accepted{Upto: a.Upto, Parked: a.Parked}, err
+	if err != nil {
+		return httpapi.Accepted{}, explained(err)
+	}
+	s.logger.Info("ack of an export taken", "upto", a.Upto, "parked", a.Parked)
+	return httpapi.Accepted{Upto: a.Upto, Parked: a.Parked}, nil
+}
+
+// explained hands the words of a stick's error on to the operator. What the
+// export or ack does not fit is a conflict with what the box holds.
+func explained(err error) error {
+	words, ok := errors.AsType[*bridge.StickError](err)
+	if !ok {
+		return err
+	}
+	return &httpapi.OperatorError{Err: words.Err, Words: words.Words}
 }
