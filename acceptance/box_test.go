@@ -124,8 +124,11 @@ func (b *box) waitReady() {
 		if err != nil || status.Listeners["http"] == "" || status.Listeners["mqtt"] == "" {
 			return false
 		}
-		b.httpAddr, b.mqttAddr = status.Listeners["http"], status.Listeners["mqtt"]
-		b.metricsAddr = status.Listeners["metrics"]
+		for name, addr := range map[string]*string{"http": &b.httpAddr, "mqtt": &b.mqttAddr, "metrics": &b.metricsAddr} {
+			if *addr != status.Listeners[name] { // after a restart it is the same, and others read it
+				*addr = status.Listeners[name]
+			}
+		}
 		response, err := http.Get("http://" + b.httpAddr + "/readyz")
 		if err != nil {
 			return false

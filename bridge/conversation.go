@@ -135,12 +135,15 @@ func (c *conversation) step(ctx context.Context) error {
 
 // hear acts on what has come down.
 func (c *conversation) hear(ctx context.Context, now time.Time) error {
-	l := c.inbox.read()
+	l, nonce := c.inbox.read(), c.nonce
 	if l.host != nil {
 		c.hearHost(l.host, now)
 	}
 	if l.again {
 		c.hearAgain(now)
+	}
+	if c.nonce != nonce {
+		return nil // the rest was said to the session that has just ended
 	}
 	var err error
 	switch m := l.greeting.(type) {
