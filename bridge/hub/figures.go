@@ -22,7 +22,7 @@ type Figures struct {
 	Malformed uint64 // messages that nobody can read
 	Retained  uint64 // messages that were retained and must not be
 	Oversized uint64 // messages not read
-	Foreign   uint64 // batches and pages of no session
+	Foreign   uint64 // messages of no session, or of one before
 	Unsent    uint64 // messages down that found no connection, or too many before them
 	Failures  uint64 // transactions that the registry could not do
 	Links     uint64 // connections to the broker

@@ -36,6 +36,10 @@ func (a *applier) hello(ctx context.Context, s *session, n wire.Names, h *wire.H
 		a.answerRefused(nil, n, h, &wire.Refused{Code: wire.RefusedUnknown, Reason: "too many boxes at once"})
 		return
 	}
+	if s.isLate(h) {
+		a.figures.count(func(f *Figures) { f.Foreign++ })
+		return
+	}
 	a.greet(ctx, s, n, h)
 }
 

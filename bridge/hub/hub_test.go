@@ -490,6 +490,45 @@ func TestHelloBehindRecords(t *testing.T) {
 	b.ack(prov, 12)
 }
 
+// A hello that the network brings again, late, says what was true when it was
+// said first (P8): no box is refused for it, and none fenced.
+func TestLateHello(t *testing.T) {
+	broker := mosquitto.Start(t, mosquitto.Options{}).Addr()
+	r := start(t, broker, t.TempDir())
+	b := newBox(t, broker, "box-1", r.public())
+	first := b.greeting()
+	b.say(wire.KindControl, first)
+	next[*wire.Welcome](b)
+	b.tell(prov, 1, 3)
+	b.ack(prov, 3)
+	b.say(wire.KindControl, first) // of the present session
+	if w := next[*wire.Welcome](b); w.Resume[prov].Upto != 3 {
+		t.Errorf("resume %+v", w.Resume)
+	}
+	b.hello()
+	b.say(wire.KindControl, first) // of the session before
+	b.tell(prov, 4, 5)
+	b.ack(prov, 5)
+
+	b.epoch, b.appended = epochOf("box-1", 2), map[edgeclaim.Lane]uint64{}
+	renewed := b.greeting()
+	renewed.Previous = first.Epoch
+	b.say(wire.KindControl, renewed)
+	next[*wire.Welcome](b)
+	b.say(wire.KindControl, first) // of the epoch before
+	b.tell(prov, 1, 2)
+	b.ack(prov, 2)
+	conflicts, err := r.db.Conflicts(t.Context(), registry.ConflictFilter{})
+	if err != nil || len(conflicts) > 0 {
+		t.Errorf("conflicts %+v, error %v", conflicts, err)
+	}
+	for code, n := range r.hub.Figures().Refusals {
+		if n > 0 {
+			t.Errorf("%d refusals: %s", n, code)
+		}
+	}
+}
+
 // More comes than the queue takes: the broker waits, nothing is lost.
 func TestQueueIsFull(t *testing.T) {
 	broker := mosquitto.Start(t, mosquitto.Options{}).Addr()

@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"slices"
 	"time"
 
 	"edgeclaim"
@@ -21,6 +22,8 @@ const (
 	// nackEvery is how often at most a box is told of the same gap: what is on
 	// its way behind the gap says nothing new.
 	nackEvery = time.Second
+	// formerNonces is how many sessions a hello may be late by.
+	formerNonces = 8
 )
 
 // session is what the hub remembers of a box: nothing that is not said again
@@ -30,6 +33,8 @@ type session struct {
 	epoch    string
 	nonce    string // of the last hello that was answered; empty for none
 	welcomed bool   // and not refused since
+	// former are the nonces of the sessions before, the last formerNonces.
+	former []string
 
 	seen     time.Time // anything of it came
 	told     time.Time // a batch or page of it came
@@ -162,8 +167,15 @@ func (s *session) speaks(n wire.Names, epoch, nonce string) bool {
 	return s.nonce != "" && s.names == n && s.epoch == epoch && s.nonce == nonce
 }
 
+// isLate reports whether a hello is that of a session which another followed:
+// the network brings it again, and it says what was true then.
+func (s *session) isLate(h *wire.Hello) bool { return slices.Contains(s.former, h.Nonce) }
+
 // begin starts the session that a hello asked for.
 func (s *session) begin(n wire.Names, h *wire.Hello, now time.Time) {
+	if s.welcomed && s.nonce != h.Nonce {
+		s.former = append(s.former[max(0, len(s.former)-formerNonces+1):], s.nonce)
+	}
 	s.names, s.epoch, s.nonce, s.welcomed = n, h.Epoch, h.Nonce, true
 	s.greeted, s.hello = now, nil
 	s.sent, s.gap = map[edgeclaim.Lane]uint64{}, map[edgeclaim.Lane]uint64{}
