@@ -13,6 +13,7 @@ import (
 	"edgeclaim"
 	"edgeclaim/bridge"
 	"edgeclaim/broker"
+	"edgeclaim/cmd/internal/cli"
 	"edgeclaim/internal/adminsocket"
 	"edgeclaim/internal/clock"
 	"edgeclaim/provision"
@@ -33,7 +34,7 @@ var listenerNames = []string{listenerHTTP, listenerMQTT, listenerAdmin, listener
 // box is the running program: its parts and how they hang together.
 type box struct {
 	settings settings
-	build    build
+	build    cli.Build
 	logger   *slog.Logger
 	started  time.Time // with a monotonic reading
 
@@ -55,7 +56,7 @@ type box struct {
 
 // openBox makes every part and binds every listener; run starts them. An error
 // leaves nothing open. Nothing waits for upstream, names or time (P2).
-func openBox(ctx context.Context, s settings, built build, logger *slog.Logger) (*box, error) {
+func openBox(ctx context.Context, s settings, built cli.Build, logger *slog.Logger) (*box, error) {
 	b := &box{
 		settings: s, build: built, logger: logger, started: time.Now(),
 		gauges: newGauges(built), listeners: map[string]string{}, ready: func(map[string]string) {},

@@ -8,6 +8,7 @@ import (
 
 	"edgeclaim"
 	"edgeclaim/bridge/device"
+	"edgeclaim/cmd/internal/cli"
 
 	"github.com/spf13/cobra"
 )
@@ -22,7 +23,7 @@ func (a *app) claimCommand() *cobra.Command {
 			if key == "-" {
 				var err error
 				if key, err = readSecret(a.stdin); err != nil {
-					return usagef("--key: %v", err)
+					return cli.Usagef("--key: %v", err)
 				}
 			}
 			ask.Key = edgeclaim.NewSecret(key)
@@ -44,7 +45,7 @@ func (a *app) claimCommand() *cobra.Command {
 func (a *app) claim(ctx context.Context, address string, ask device.Request) error {
 	answer, err := device.Claim(ctx, address, ask)
 	if errors.Is(err, edgeclaim.ErrInvalid) {
-		return usagef("--%v", err) // its field is the flag's name
+		return cli.Usagef("--%v", err) // its field is the flag's name
 	}
 	if err != nil {
 		return err
@@ -60,6 +61,6 @@ func (a *app) claim(ctx context.Context, address string, ask device.Request) err
 	if apiKey == "" {
 		apiKey = "none: this hardware has claimed before"
 	}
-	return facts(a.stdout, [2]string{"device_id", answer.Device.String()}, [2]string{"api_key", apiKey},
+	return cli.Facts(a.stdout, [2]string{"device_id", answer.Device.String()}, [2]string{"api_key", apiKey},
 		[2]string{"request_id", answer.RequestID})
 }

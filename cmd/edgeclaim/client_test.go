@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"edgeclaim/cmd/internal/cli"
 	"edgeclaim/internal/adminsocket"
 )
 
@@ -46,15 +47,15 @@ func TestOddAnswers(t *testing.T) {
 		code     int
 		complain string
 	}{
-		{"list cut off, table", cutOff, "template list", exitFailed, "reading the list"},
-		{"list cut off, json", cutOff, "template list --json", exitFailed, "reading the list"},
-		{"list that ends early", answer(200, `[{"template_id":"a"}`), "template list", exitFailed, "reading the list"},
-		{"list that is none", answer(200, `nonsense`), "template list", exitFailed, "reading the list"},
-		{"thing that is none", answer(200, `nonsense`), "status", exitFailed, "reading the answer"},
-		{"error without a document", answer(502, `<html>`), "status", exitFailed, "502 Bad Gateway"},
-		{"cannot commit", answer(503, `{"code":14,"message":"unavailable","details":[]}`), "status", exitTryLater, "unavailable"},
-		{"text of several lines", answer(400, `{"code":3,"message":"one\ntwo","details":[]}`), "status", exitUsage, "edgeclaim: one two\n"},
-		{"larger than may be held", answer(200, strings.Repeat(" ", maxDocument+1)), "status", exitFailed, "larger than"},
+		{"list cut off, table", cutOff, "template list", cli.ExitFailed, "reading the list"},
+		{"list cut off, json", cutOff, "template list --json", cli.ExitFailed, "reading the list"},
+		{"list that ends early", answer(200, `[{"template_id":"a"}`), "template list", cli.ExitFailed, "reading the list"},
+		{"list that is none", answer(200, `nonsense`), "template list", cli.ExitFailed, "reading the list"},
+		{"thing that is none", answer(200, `nonsense`), "status", cli.ExitFailed, "reading the answer"},
+		{"error without a document", answer(502, `<html>`), "status", cli.ExitFailed, "502 Bad Gateway"},
+		{"cannot commit", answer(503, `{"code":14,"message":"unavailable","details":[]}`), "status", cli.ExitTryLater, "unavailable"},
+		{"text of several lines", answer(400, `{"code":3,"message":"one\ntwo","details":[]}`), "status", cli.ExitUsage, "edgeclaim: one two\n"},
+		{"larger than may be held", answer(200, strings.Repeat(" ", maxDocument+1)), "status", cli.ExitFailed, "larger than"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -75,9 +76,10 @@ func TestOddAnswers(t *testing.T) {
 	}
 }
 
-// A list longer than one layout of the table comes whole and in order.
+// A list longer than several layouts of the table (cli.RowsAtOnce) comes whole
+// and in order.
 func TestLongList(t *testing.T) {
-	const devices = 3*rowsAtOnce + 7
+	const devices = 3*cli.RowsAtOnce + 7
 	dir := t.TempDir()
 	oddBox(t, dir, func(w http.ResponseWriter, _ *http.Request) {
 		for i := range devices {
@@ -87,7 +89,7 @@ func TestLongList(t *testing.T) {
 		_, _ = fmt.Fprint(w, "]")
 	})
 	var stdout, stderr bytes.Buffer
-	if code := run(t.Context(), []string{"device", "list", "--data", dir}, strings.NewReader(""), &stdout, &stderr); code != exitOK {
+	if code := run(t.Context(), []string{"device", "list", "--data", dir}, strings.NewReader(""), &stdout, &stderr); code != cli.ExitOK {
 		t.Fatalf("exit code %d; %s", code, &stderr)
 	}
 	rows := strings.Split(strings.TrimSpace(stdout.String()), "\n")[1:]
@@ -122,7 +124,7 @@ func TestWatchStatus(t *testing.T) {
 	defer cancel()
 	var stderr bytes.Buffer
 	stdout := &twice{end: cancel}
-	if code := run(ctx, []string{"status", "--watch", "--json", "--data", dir}, strings.NewReader(""), stdout, &stderr); code != exitOK {
+	if code := run(ctx, []string{"status", "--watch", "--json", "--data", dir}, strings.NewReader(""), stdout, &stderr); code != cli.ExitOK {
 		t.Errorf("exit code %d; %s", code, &stderr)
 	}
 	if stdout.writes != 2 {
@@ -136,7 +138,7 @@ func TestListEndsItsLine(t *testing.T) {
 		dir := t.TempDir()
 		oddBox(t, dir, func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprint(w, body) })
 		var stdout, stderr bytes.Buffer
-		if code := run(t.Context(), []string{"key", "list", "--json", "--data", dir}, strings.NewReader(""), &stdout, &stderr); code != exitOK {
+		if code := run(t.Context(), []string{"key", "list", "--json", "--data", dir}, strings.NewReader(""), &stdout, &stderr); code != cli.ExitOK {
 			t.Fatalf("exit code %d; %s", code, &stderr)
 		}
 		if got := stdout.String(); got != "[]\n" {

@@ -1,22 +1,15 @@
 package main
 
 import (
-	"bytes"
-	"errors"
-	"fmt"
-	"io"
-	"log/slog"
 	"net"
-	"os"
 	"strings"
 	"time"
 
 	"edgeclaim/bridge"
 	"edgeclaim/broker"
+	"edgeclaim/cmd/internal/cli"
 	"edgeclaim/provision/httpapi"
 	"edgeclaim/store"
-
-	"github.com/goccy/go-yaml"
 )
 
 // settings is the configuration file: one struct for each component, with the
@@ -25,18 +18,12 @@ import (
 type settings struct {
 	Data     string        `yaml:"data"`
 	Site     string        `yaml:"site"`
-	Log      logKeys       `yaml:"log"`
+	Log      cli.LogConfig `yaml:"log"`
 	HTTP     httpKeys      `yaml:"http"`
 	MQTT     mqttKeys      `yaml:"mqtt"`
 	Admin    adminKeys     `yaml:"admin"`
 	Upstream bridge.Config `yaml:"upstream"`
 	Store    storeKeys     `yaml:"store"`
-}
-
-// logKeys is how the log is written, to the error output.
-type logKeys struct {
-	Format string `yaml:"format"` // text or json
-	Level  string `yaml:"level"`  // debug, info, warn or error
 }
 
 // httpKeys is the claim listener over HTTP.
@@ -100,7 +87,7 @@ func defaults() settings {
 	kept := store.Defaults()
 	return settings{
 		Site:     "default",
-		Log:      logKeys{Format: "text", Level: "info"},
+		Log:      cli.DefaultLog(),
 		HTTP:     httpKeys{Address: "127.0.0.1:8080", Limits: httpLimits(httpapi.Defaults())},
 		MQTT:     mqttKeys(broker.Defaults()),
 		Upstream: bridge.Defaults(),
@@ -136,43 +123,6 @@ func (s *settings) stopWithin() time.Duration {
 	return forTheStore + max(s.HTTP.Limits.DrainTimeout, s.MQTT.DrainTimeout, 3*s.Upstream.StopTimeout)
 }
 
-// readSettings reads a configuration file over the defaults.
-func readSettings(path string) (settings, error) {
-	document, err := os.ReadFile(path)
-	if err != nil {
-		return settings{}, usagef("--config: %v", err)
-	}
-	return parseSettings(path, document)
-}
-
-// parseSettings reads a document over the defaults. Unknown and repeated keys
-// are refused with their line; path is for the error's text.
-func parseSettings(path string, document []byte) (settings, error) {
-	s := defaults()
-	decoder := yaml.NewDecoder(bytes.NewReader(document), yaml.Strict())
-	err := decoder.Decode(&s)
-	if errors.Is(err, io.EOF) {
-		return defaults(), nil // nothing but comments; the decoder has emptied s
-	}
-	if err != nil {
-		return settings{}, usagef("--config: %s%s", path, yamlProblem(err))
-	}
-	if err := decoder.Decode(new(any)); !errors.Is(err, io.EOF) {
-		return settings{}, usagef("--config: %s: want one document", path)
-	}
-	return s, nil
-}
-
-// yamlProblem is a decoder's error in one line, led by its place: ":3:1: …".
-// The line itself is not repeated, it may hold a secret in the wrong place (P5).
-func yamlProblem(err error) string {
-	text := strings.TrimSpace(yaml.FormatError(err, false, false))
-	if place, problem, ok := strings.Cut(text, "] "); ok && strings.HasPrefix(place, "[") {
-		return ":" + place[1:] + ": " + problem
-	}
-	return ": " + text
-}
-
 // siteLetters are what a site's name may hold: it is a topic level upstream and
 // stands in every record.
 const siteLetters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-"
@@ -183,24 +133,21 @@ const maxSite = 64
 // validate names the first key at fault, with its section.
 func (s *settings) validate() error {
 	if s.Site == "" || len(s.Site) > maxSite || strings.Trim(s.Site, siteLetters) != "" {
-		return usagef("site: want 1 to %d characters of A-Z, a-z, 0-9, '.', '_' and '-'", maxSite)
+		return cli.Usagef("site: want 1 to %d characters of A-Z, a-z, 0-9, '.', '_' and '-'", maxSite)
 	}
 	if _, _, err := net.SplitHostPort(s.HTTP.Address); err != nil {
-		return usagef("http.address: want host:port: %v", err)
+		return cli.Usagef("http.address: want host:port: %v", err)
 	}
 	if s.Admin.Address != "" {
 		if _, _, err := net.SplitHostPort(s.Admin.Address); err != nil {
-			return usagef("admin.address: want host:port: %v", err)
+			return cli.Usagef("admin.address: want host:port: %v", err)
 		}
 	}
-	if _, err := s.Log.level(); err != nil {
+	if err := s.Log.Validate(); err != nil {
 		return err
 	}
-	if s.Log.Format != "text" && s.Log.Format != "json" {
-		return usagef("log.format: want text or json")
-	}
 	if s.Upstream.Ack != bridge.AckPuback && s.Upstream.Ack != bridge.AckApp { // also with nothing upstream yet
-		return usagef("upstream.ack: want %s or %s", bridge.AckPuback, bridge.AckApp)
+		return cli.Usagef("upstream.ack: want %s or %s", bridge.AckPuback, bridge.AckApp)
 	}
 	return s.validateSections()
 }
@@ -221,33 +168,8 @@ func (s *settings) validateSections() error {
 			continue
 		}
 		if err := section.validate(); err != nil {
-			return usagef("%s.%v", section.name, err)
+			return cli.Usagef("%s.%v", section.name, err)
 		}
 	}
 	return nil
-}
-
-func (l logKeys) level() (slog.Level, error) {
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(l.Level)); err != nil {
-		return 0, usagef("log.level: want debug, info, warn or error")
-	}
-	return level, nil
-}
-
-// logger writes to w as the keys say.
-func (l logKeys) logger(w io.Writer) (*slog.Logger, error) {
-	level, err := l.level()
-	if err != nil {
-		return nil, err
-	}
-	options := &slog.HandlerOptions{Level: level}
-	switch l.Format {
-	case "text":
-		return slog.New(slog.NewTextHandler(w, options)), nil
-	case "json":
-		return slog.New(slog.NewJSONHandler(w, options)), nil
-	default:
-		return nil, fmt.Errorf("log.format: %w", errors.ErrUnsupported)
-	}
 }

@@ -8,6 +8,8 @@ import (
 
 	"github.com/goccy/go-yaml"
 	"github.com/google/go-cmp/cmp"
+
+	"edgeclaim/cmd/internal/cli"
 )
 
 const exampleConfig = "../../configs/edgeclaim.yaml"
@@ -15,7 +17,7 @@ const exampleConfig = "../../configs/edgeclaim.yaml"
 // The example configuration has every key, each with its default, and none
 // that the program does not know.
 func TestExampleConfigurationIsTheDefaults(t *testing.T) {
-	got, err := readSettings(exampleConfig)
+	got, err := cli.ReadConfig(exampleConfig, defaults)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,12 +89,12 @@ func FuzzParseSettings(f *testing.F) {
 		f.Add([]byte(text))
 	}
 	f.Fuzz(func(t *testing.T, document []byte) {
-		s, err := parseSettings("fuzzed", document)
+		s, err := cli.ParseConfig("fuzzed", document, defaults)
 		if err == nil {
 			s.Data = "chosen later"
 			err = s.validate()
 		}
-		if err != nil && exitCode(err) != exitUsage {
+		if err != nil && exitCode(err) != cli.ExitUsage {
 			t.Errorf("%v: exit code %d", err, exitCode(err))
 		}
 	})

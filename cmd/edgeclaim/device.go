@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"edgeclaim"
+	"edgeclaim/cmd/internal/cli"
 
 	"github.com/spf13/cobra"
 )
@@ -14,7 +15,7 @@ import (
 const devicesPath = "/api/v1/devices"
 
 func (a *app) deviceCommand() *cobra.Command {
-	c := &cobra.Command{Use: "device", Short: "Devices that claimed", Args: cobra.NoArgs, RunE: wantCommand}
+	c := &cobra.Command{Use: "device", Short: "Devices that claimed", Args: cobra.NoArgs, RunE: cli.WantCommand}
 	c.AddCommand(
 		&cobra.Command{
 			Use: "list", Short: "List the devices", Args: cobra.NoArgs, Example: "  edgeclaim device list --json",
@@ -23,7 +24,7 @@ func (a *app) deviceCommand() *cobra.Command {
 				return list(cmd.Context(), a, devicesPath, head, func(d edgeclaim.Device) []string {
 					return []string{
 						d.ID.String(), d.Hardware.String(), d.Name, string(d.Status), d.Tenant.String(),
-						when(d.ClaimedAt), string(d.ClaimedVia),
+						cli.When(d.ClaimedAt), string(d.ClaimedVia),
 					}
 				})
 			},
@@ -42,7 +43,7 @@ func (a *app) deviceVerb(use, short, method, suffix string) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id, err := edgeclaim.ParseDeviceID(args[0])
 			if err != nil {
-				return usagef("%v", err)
+				return cli.Usagef("%v", err)
 			}
 			path := devicesPath + "/" + url.PathEscape(id.String()) + suffix
 			return show(cmd.Context(), a, request{method, path, nil}, a.printDevice)
@@ -55,7 +56,7 @@ func (a *app) printDevice(d edgeclaim.Device) error {
 	if d.Credential.Hash.IsZero() {
 		credential = "void"
 	}
-	return facts(a.stdout,
+	return cli.Facts(a.stdout,
 		[2]string{"device_id", d.ID.String()},
 		[2]string{"tenant_id", d.Tenant.String()},
 		[2]string{"hardware_id", d.Hardware.String()},
@@ -67,7 +68,7 @@ func (a *app) printDevice(d edgeclaim.Device) error {
 		[2]string{"profile_id", d.Profile},
 		[2]string{"groups", strings.Join(d.Groups, ", ")},
 		[2]string{"credential", credential},
-		[2]string{"claimed_at", when(d.ClaimedAt)},
+		[2]string{"claimed_at", cli.When(d.ClaimedAt)},
 		[2]string{"claimed_via", string(d.ClaimedVia)},
 	)
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"edgeclaim"
+	"edgeclaim/cmd/internal/cli"
 	"edgeclaim/provision/httpapi"
 
 	"github.com/spf13/cobra"
@@ -41,7 +42,7 @@ The same key may be given again. Another one is refused without --replace.`,
 			ctx := cmd.Context()
 			switch {
 			case (remove || present) == (len(args) == 1):
-				return usagef("want a file, --show or --remove")
+				return cli.Usagef("want a file, --show or --remove")
 			case present:
 				return show(ctx, a, request{http.MethodGet, enrolmentPath, nil}, a.printEnrolment)
 			case remove:
@@ -69,9 +70,9 @@ The same key may be given again. Another one is refused without --replace.`,
 
 func (a *app) printEnrolment(e httpapi.Enrolment) error {
 	if e.Damaged {
-		return facts(a.stdout, [2]string{"enrolled", "damaged: nothing is taken from upstream until the box is enrolled anew"})
+		return cli.Facts(a.stdout, [2]string{"enrolled", "damaged: nothing is taken from upstream until the box is enrolled anew"})
 	}
-	return facts(a.stdout, [2]string{"enrolled", yesNo(e.Enrolled)}, [2]string{"upstream_id", e.Upstream}, [2]string{"key_id", e.Key})
+	return cli.Facts(a.stdout, [2]string{"enrolled", yesNo(e.Enrolled)}, [2]string{"upstream_id", e.Upstream}, [2]string{"key_id", e.Key})
 }
 
 func (a *app) printUnenrolled(e httpapi.Enrolment) error {
@@ -110,9 +111,9 @@ func (a *app) readInput(path string, limit int64) ([]byte, error) {
 	case err != nil:
 		return nil, err
 	case int64(len(document)) > limit:
-		return nil, usagef("%s: larger than %d bytes", path, limit)
+		return nil, cli.Usagef("%s: larger than %d bytes", path, limit)
 	case len(document) == 0:
-		return nil, usagef("%s: empty", path)
+		return nil, cli.Usagef("%s: empty", path)
 	}
 	return document, nil
 }

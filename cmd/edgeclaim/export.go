@@ -2,15 +2,14 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strconv"
 
 	"github.com/spf13/cobra"
+
+	"edgeclaim/cmd/internal/cli"
 )
 
 func (a *app) outboxExportCommand() *cobra.Command {
@@ -32,7 +31,7 @@ The file names devices and holds the hashes of their credentials. Its mode is 06
 				return err
 			}
 			done := exported{File: out}
-			err := writeWhole(out, func(w io.Writer) (err error) {
+			err := cli.WriteWhole(out, func(w io.Writer) (err error) {
 				done.counts, err = a.export(cmd.Context(), w)
 				return err
 			})
@@ -42,7 +41,7 @@ The file names devices and holds the hashes of their credentials. Its mode is 06
 			if a.json {
 				return a.printJSON(done)
 			}
-			return facts(a.stdout, [2]string{"file", done.File}, [2]string{"messages", strconv.Itoa(done.Messages)},
+			return cli.Facts(a.stdout, [2]string{"file", done.File}, [2]string{"messages", strconv.Itoa(done.Messages)},
 				[2]string{"bytes", strconv.FormatInt(done.Bytes, 10)})
 		},
 	}
@@ -90,33 +89,4 @@ func (c *counter) Write(p []byte) (int, error) {
 		}
 	}
 	return n, err
-}
-
-// writeWhole makes the file at path, mode 0600, with what write writes: on an
-// error, what was there before stays. Nil means that it is on the disk, so that
-// a stick may be pulled.
-func writeWhole(path string, write func(io.Writer) error) (err error) {
-	dir := filepath.Dir(path)
-	file, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(file.Name()))
-		}
-	}()
-	if err := errors.Join(write(file), file.Sync(), file.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(file.Name(), path); err != nil {
-		return err
-	}
-	folder, err := os.Open(dir)
-	if err != nil {
-		return nil // it is there; what a folder's fsync would add cannot be had
-	}
-	defer folder.Close() //nolint:errcheck // only read
-	_ = folder.Sync()    // not every file system of a stick knows it
-	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"edgeclaim"
+	"edgeclaim/cmd/internal/cli"
 )
 
 // TestReadSecret: one line is a key, its end is not; two lines, or bytes that
@@ -29,7 +30,7 @@ func TestArgumentsAreUTF8(t *testing.T) {
 	var out, errOut bytes.Buffer
 	code := run(t.Context(), []string{"claim", "--url", "http://127.0.0.1:1", "--key", "\xff", "--name", "n", "--hardware-id", "h"},
 		strings.NewReader(""), &out, &errOut)
-	if code != exitUsage || errOut.String() != "edgeclaim: argument 5: invalid UTF-8\n" {
+	if code != cli.ExitUsage || errOut.String() != "edgeclaim: argument 5: invalid UTF-8\n" {
 		t.Errorf("exit code %d, %q", code, errOut.String())
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"unicode/utf8"
 
 	"edgeclaim"
+	"edgeclaim/cmd/internal/cli"
 
 	"github.com/spf13/cobra"
 )
@@ -19,7 +20,7 @@ import (
 const keysPath = "/api/v1/keys"
 
 func (a *app) keyCommand() *cobra.Command {
-	c := &cobra.Command{Use: "key", Short: "Provisioning keys", Args: cobra.NoArgs, RunE: wantCommand}
+	c := &cobra.Command{Use: "key", Short: "Provisioning keys", Args: cobra.NoArgs, RunE: cli.WantCommand}
 	c.AddCommand(a.keyIssueCommand(), a.keyImportCommand(), a.keyListCommand(),
 		a.keyVerb("revoke", "Refuse a key for good"),
 		a.keyVerb("disable", "Refuse a key until it is enabled"),
@@ -64,16 +65,16 @@ func (a *app) keyIssueCommand() *cobra.Command {
 func templateKeysPath(template string) (string, error) {
 	id, err := edgeclaim.ParseTemplateID(template)
 	if err != nil {
-		return "", usagef("--template: %v", err)
+		return "", cli.Usagef("--template: %v", err)
 	}
 	return templatesPath + "/" + url.PathEscape(id.String()) + "/keys", nil
 }
 
 func (a *app) printIssued(keys []issuedKey) error {
-	t := newTable(a.stdout, "KEY ID", "PROVISION KEY", "TEMPLATE ID", "STATUS")
+	t := cli.NewTable(a.stdout, "KEY ID", "PROVISION KEY", "TEMPLATE ID", "STATUS")
 	warning := ""
 	for _, k := range keys {
-		t.row(k.Key.String(), k.Secret, k.Template.String(), string(k.Status))
+		t.Row(k.Key.String(), k.Secret, k.Template.String(), string(k.Status))
 		if k.Warning != "" {
 			warning = k.Warning
 		}
@@ -81,7 +82,7 @@ func (a *app) printIssued(keys []issuedKey) error {
 	if warning != "" {
 		_, _ = fmt.Fprintf(a.stderr, "warning: %s\n", warning)
 	}
-	return t.end()
+	return t.End()
 }
 
 func (a *app) keyImportCommand() *cobra.Command {
@@ -101,12 +102,12 @@ func (a *app) keyImportCommand() *cobra.Command {
 			}
 			if fromStdin {
 				if ask.Raw, err = readSecret(a.stdin); err != nil {
-					return usagef("--key-stdin: %v", err)
+					return cli.Usagef("--key-stdin: %v", err)
 				}
 			} else {
 				hash, err := edgeclaim.ParseKeyHash(sha256)
 				if err != nil {
-					return usagef("--sha256: %v", err)
+					return cli.Usagef("--sha256: %v", err)
 				}
 				ask.SHA256 = hash.String()
 			}
@@ -151,13 +152,13 @@ func (a *app) keyListCommand() *cobra.Command {
 			if template != "" {
 				id, err := edgeclaim.ParseTemplateID(template)
 				if err != nil {
-					return usagef("--template: %v", err)
+					return cli.Usagef("--template: %v", err)
 				}
 				path += "?" + url.Values{"template_id": {id.String()}}.Encode()
 			}
 			head := []string{"KEY ID", "TEMPLATE ID", "STATUS", "CLAIMS", "USED BY", "CREATED"}
 			return list(cmd.Context(), a, path, head, func(k edgeclaim.Key) []string {
-				return []string{k.ID.String(), k.Template.String(), string(k.Status), claims(k), usedBy(k), when(k.CreatedAt)}
+				return []string{k.ID.String(), k.Template.String(), string(k.Status), claims(k), usedBy(k), cli.When(k.CreatedAt)}
 			})
 		},
 	}
@@ -173,7 +174,7 @@ func (a *app) keyVerb(use, short string) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id, err := edgeclaim.ParseKeyID(args[0])
 			if err != nil {
-				return usagef("%v", err)
+				return cli.Usagef("%v", err)
 			}
 			path := keysPath + "/" + url.PathEscape(id.String()) + "/" + use
 			return show(cmd.Context(), a, request{http.MethodPost, path, nil}, a.printKey)
@@ -191,13 +192,13 @@ func usedBy(k edgeclaim.Key) string {
 }
 
 func (a *app) printKey(k edgeclaim.Key) error {
-	return facts(a.stdout,
+	return cli.Facts(a.stdout,
 		[2]string{"key_id", k.ID.String()},
 		[2]string{"template_id", k.Template.String()},
 		[2]string{"sha256", k.Hash.String()},
 		[2]string{"status", string(k.Status)},
 		[2]string{"claims", claims(k)},
 		[2]string{"used_by", usedBy(k)},
-		[2]string{"created_at", when(k.CreatedAt)},
+		[2]string{"created_at", cli.When(k.CreatedAt)},
 	)
 }

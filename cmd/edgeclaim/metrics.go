@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"edgeclaim"
+	"edgeclaim/cmd/internal/cli"
 	"edgeclaim/provision"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -35,7 +36,7 @@ type gauges struct {
 	commitClaims  prometheus.Histogram
 }
 
-func newGauges(built build) *gauges {
+func newGauges(built cli.Build) *gauges {
 	g := &gauges{
 		registry: prometheus.NewRegistry(),
 		claims: prometheus.NewCounterVec(prometheus.CounterOpts{

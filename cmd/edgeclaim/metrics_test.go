@@ -13,12 +13,13 @@ import (
 	"time"
 
 	"edgeclaim"
+	"edgeclaim/cmd/internal/cli"
 )
 
 // scrape returns what Prometheus would read.
 func scrape(t *testing.T, status edgeclaim.Status, err error) string {
 	t.Helper()
-	g := newGauges(build{Version: "v1", Go: "go1"})
+	g := newGauges(cli.Build{Version: "v1", Go: "go1"})
 	g.claim(edgeclaim.ViaHTTP, "minted", time.Millisecond)
 	handler := g.handler(func(context.Context) (edgeclaim.Status, error) { return status, err }, slog.New(slog.DiscardHandler))
 	w := httptest.NewRecorder()

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"edgeclaim"
+	"edgeclaim/cmd/internal/cli"
 	"edgeclaim/provision/httpapi"
 
 	"github.com/spf13/cobra"
@@ -26,7 +27,7 @@ const maxAckFile = 1 << 20
 
 func (a *app) outboxCommand() *cobra.Command {
 	c := &cobra.Command{
-		Use: "outbox", Short: "Records on their way up: the quarantine, and files for a stick", Args: cobra.NoArgs, RunE: wantCommand,
+		Use: "outbox", Short: "Records on their way up: the quarantine, and files for a stick", Args: cobra.NoArgs, RunE: cli.WantCommand,
 	}
 	c.AddCommand(a.outboxListCommand(), a.outboxShowCommand(), a.outboxRequeueCommand(), a.outboxDiscardCommand(),
 		a.outboxExportCommand(), a.outboxAckCommand(), a.outboxRenewCommand())
@@ -47,7 +48,7 @@ All other devices go on. Mend what the reason names, then requeue; or discard.`,
 			return list(cmd.Context(), a, quarantinePath, head, func(q edgeclaim.Quarantined) []string {
 				return []string{
 					q.ID, string(q.Lane), strconv.FormatUint(q.Sequence, 10), deviceOrNone(q.Device), string(q.Type),
-					oneLine(q.Reason), when(q.ParkedAt),
+					oneLine(q.Reason), cli.When(q.ParkedAt),
 				}
 			})
 		},
@@ -65,7 +66,7 @@ func (a *app) outboxShowCommand() *cobra.Command {
 				return err
 			}
 			return show(cmd.Context(), a, request{http.MethodGet, path, nil}, func(q httpapi.QuarantinedRecord) error {
-				return facts(a.stdout, append(quarantinedFacts("id", &q.Quarantined),
+				return cli.Facts(a.stdout, append(quarantinedFacts("id", &q.Quarantined),
 					[2]string{"data", string(q.Data)}, [2]string{"data_base64", base64.StdEncoding.EncodeToString(q.Raw)})...)
 			})
 		},
@@ -86,7 +87,7 @@ what upstream refused it for is mended there.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 1 == (all || device != "") {
-				return usagef("want one of an id, --device and --all")
+				return cli.Usagef("want one of an id, --device and --all")
 			}
 			if all {
 				return a.requeueAll(cmd)
@@ -94,7 +95,7 @@ what upstream refused it for is mended there.`,
 			if device != "" {
 				id, err := edgeclaim.ParseDeviceID(device)
 				if err != nil {
-					return usagef("--device: %v", err)
+					return cli.Usagef("--device: %v", err)
 				}
 				ask := struct {
 					Device edgeclaim.DeviceID `json:"device_id"`
@@ -147,7 +148,7 @@ func (a *app) requeueAll(cmd *cobra.Command) error {
 }
 
 func (a *app) printRequeued(r httpapi.Requeued) error {
-	return facts(a.stdout, [2]string{"requeued", strconv.Itoa(r.Records)})
+	return cli.Facts(a.stdout, [2]string{"requeued", strconv.Itoa(r.Records)})
 }
 
 func (a *app) outboxDiscardCommand() *cobra.Command {
@@ -164,7 +165,7 @@ requeued or discarded themselves.`,
 				return err
 			}
 			return show(cmd.Context(), a, request{http.MethodPost, path, nil}, func(q edgeclaim.Quarantined) error {
-				return facts(a.stdout, quarantinedFacts("discarded", &q)...)
+				return cli.Facts(a.stdout, quarantinedFacts("discarded", &q)...)
 			})
 		},
 	}
@@ -179,9 +180,9 @@ func quarantinedFacts(head string, q *edgeclaim.Quarantined) [][2]string {
 		{"epoch", q.Epoch},
 		{"type", string(q.Type)},
 		{"device_id", deviceOrNone(q.Device)},
-		{"time", when(q.Time)},
+		{"time", cli.When(q.Time)},
 		{"reason", oneLine(q.Reason)},
-		{"parked_at", when(q.ParkedAt)},
+		{"parked_at", cli.When(q.ParkedAt)},
 	}
 }
 
@@ -217,7 +218,7 @@ func (a *app) printAccepted(accepted httpapi.Accepted) error {
 	if accepted.Parked > 0 {
 		pairs = append(pairs, [2]string{"quarantine", strconv.Itoa(accepted.Parked) + " refused upstream for good: see edgeclaim outbox list"})
 	}
-	return facts(a.stdout, pairs...)
+	return cli.Facts(a.stdout, pairs...)
 }
 
 func (a *app) outboxRenewCommand() *cobra.Command {
@@ -242,11 +243,11 @@ of no use for anything else.`,
 			if !yes {
 				_, _ = fmt.Fprint(a.stderr, "Another box of this name will be fenced. Type yes to go on: ")
 				if line := firstLine(a.stdin); line != "yes" {
-					return usagef("not renewed; --yes does not ask")
+					return cli.Usagef("not renewed; --yes does not ask")
 				}
 			}
 			return show(cmd.Context(), a, request{http.MethodPost, outboxPath + "/renew", nil}, func(r httpapi.Renewed) error {
-				return facts(a.stdout, [2]string{"epoch", r.Epoch}, [2]string{"previous_epoch", r.Previous})
+				return cli.Facts(a.stdout, [2]string{"epoch", r.Epoch}, [2]string{"previous_epoch", r.Previous})
 			})
 		},
 	}
@@ -264,7 +265,7 @@ func firstLine(r io.Reader) string {
 // recordPath is where a record in quarantine is, and what is done to it.
 func recordPath(id, verb string) (string, error) {
 	if id == "" || strings.ContainsAny(id, "/?#%") { // it is one level of a path; the box knows the rest
-		return "", usagef("id: want the id of a record in quarantine")
+		return "", cli.Usagef("id: want the id of a record in quarantine")
 	}
 	return quarantinePath + "/" + url.PathEscape(id) + verb, nil
 }

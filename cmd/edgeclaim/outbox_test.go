@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"edgeclaim"
+	"edgeclaim/cmd/internal/cli"
 	"edgeclaim/provision/httpapi"
 	"edgeclaim/store"
 )
@@ -142,7 +143,7 @@ func TestRequeueAllEnds(t *testing.T) {
 		_, _ = fmt.Fprintf(w, `{"requeued":10,"next":"q%d"}`, asked)
 	})
 	var stdout, stderr bytes.Buffer
-	if code := run(t.Context(), []string{"outbox", "requeue", "--all", "--data", dir}, strings.NewReader(""), &stdout, &stderr); code != exitOK {
+	if code := run(t.Context(), []string{"outbox", "requeue", "--all", "--data", dir}, strings.NewReader(""), &stdout, &stderr); code != cli.ExitOK {
 		t.Fatalf("exit code %d; %s", code, &stderr)
 	}
 	if stdout.String() != "requeued  30\n" || asked != 3 {
@@ -168,24 +169,24 @@ func TestExportIsWholeOrNotAtAll(t *testing.T) {
 		code := run(t.Context(), append([]string{"outbox", "export", "--data", box}, args...), strings.NewReader(""), &stdout, &stderr)
 		return code, stdout.String(), stderr.String()
 	}
-	if code, said, _ := export("--out", path); code != exitOK || said != "file      "+path+"\nmessages  2\nbytes     6\n" {
+	if code, said, _ := export("--out", path); code != cli.ExitOK || said != "file      "+path+"\nmessages  2\nbytes     6\n" {
 		t.Errorf("exit code %d, printed %q", code, said)
 	}
 	answer = cutOff
-	if code, _, complained := export("--out", path); code != exitFailed || !strings.Contains(complained, "not whole") {
+	if code, _, complained := export("--out", path); code != cli.ExitFailed || !strings.Contains(complained, "not whole") {
 		t.Errorf("cut off: exit code %d, %q", code, complained)
 	}
-	if code, _, complained := export(); code != exitFailed || !strings.Contains(complained, "not whole") {
+	if code, _, complained := export(); code != cli.ExitFailed || !strings.Contains(complained, "not whole") {
 		t.Errorf("cut off, to the output: exit code %d, %q", code, complained)
 	}
 	disk := errors.New("disk")
-	if err := writeWhole(path, func(w io.Writer) error {
+	if err := cli.WriteWhole(path, func(w io.Writer) error {
 		_, _ = io.WriteString(w, "half")
 		return disk
 	}); !errors.Is(err, disk) {
 		t.Error(err)
 	}
-	if err := writeWhole(out, func(io.Writer) error { return nil }); err == nil {
+	if err := cli.WriteWhole(out, func(io.Writer) error { return nil }); err == nil {
 		t.Error("a folder was replaced by a file")
 	}
 	entries, err := os.ReadDir(out)
@@ -223,19 +224,19 @@ func TestOneLine(t *testing.T) {
 // A file for a command is read to a limit, and an empty one is a mistake.
 func TestReadInput(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "file")
-	for text, code := range map[string]int{"": exitUsage, "12345": exitOK, "123456": exitUsage} {
+	for text, code := range map[string]int{"": cli.ExitUsage, "12345": cli.ExitOK, "123456": cli.ExitUsage} {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		for _, name := range []string{path, "-"} {
 			a := &app{stdin: strings.NewReader(text)}
 			got, err := a.readInput(name, 5)
-			if code == exitOK && (err != nil || string(got) != text) || code != exitOK && exitCode(err) != code {
+			if code == cli.ExitOK && (err != nil || string(got) != text) || code != cli.ExitOK && exitCode(err) != code {
 				t.Errorf("%s with %q: %q, %v", name, text, got, err)
 			}
 		}
 	}
-	if _, err := (&app{}).readInput(path+".none", 5); !errors.Is(err, os.ErrNotExist) || exitCode(err) != exitFailed {
+	if _, err := (&app{}).readInput(path+".none", 5); !errors.Is(err, os.ErrNotExist) || exitCode(err) != cli.ExitFailed {
 		t.Error(err)
 	}
 }
@@ -253,7 +254,7 @@ func TestExportInterrupted(t *testing.T) {
 	})
 	var stdout, stderr bytes.Buffer
 	code := run(ctx, []string{"outbox", "export", "--data", box, "--out", filepath.Join(out, "up")}, strings.NewReader(""), &stdout, &stderr)
-	if entries, err := os.ReadDir(out); code != exitFailed || err != nil || len(entries) > 0 {
+	if entries, err := os.ReadDir(out); code != cli.ExitFailed || err != nil || len(entries) > 0 {
 		t.Errorf("exit code %d, %v, %v", code, entries, err)
 	}
 }

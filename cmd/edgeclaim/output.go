@@ -7,60 +7,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"strings"
-	"text/tabwriter"
-	"time"
+
+	"edgeclaim/cmd/internal/cli"
 )
-
-// rowsAtOnce is how many rows of a table are laid out together: a list may be
-// longer than memory, so it is never laid out whole.
-const rowsAtOnce = 500
-
-// table lays rows out in columns.
-type table struct {
-	w    *tabwriter.Writer
-	rows int
-}
-
-func newTable(out io.Writer, head ...string) *table {
-	t := &table{w: tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)}
-	t.row(head...)
-	return t
-}
-
-// row adds a row. Errors of the output come with end.
-func (t *table) row(cells ...string) {
-	for i, cell := range cells {
-		if cell == "" {
-			cells[i] = "-"
-		}
-	}
-	_, _ = fmt.Fprintln(t.w, strings.Join(cells, "\t"))
-	if t.rows++; t.rows%rowsAtOnce == 0 {
-		_ = t.w.Flush()
-	}
-}
-
-func (t *table) end() error { return t.w.Flush() }
-
-// facts prints one thing, a name and a value a line.
-func facts(out io.Writer, pairs ...[2]string) error {
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	for _, pair := range pairs {
-		if pair[1] != "" {
-			_, _ = fmt.Fprintf(w, "%s\t%s\n", pair[0], pair[1])
-		}
-	}
-	return w.Flush()
-}
-
-// when prints a time to the second; nothing for none.
-func when(t time.Time) string {
-	if t.IsZero() {
-		return ""
-	}
-	return t.UTC().Format(time.RFC3339)
-}
 
 // printJSON prints a document that this program made.
 func (a *app) printJSON(v any) error {
@@ -105,11 +54,11 @@ func list[T any](ctx context.Context, a *app, path string, head []string, row fu
 	if a.json {
 		return copyLine(a.stdout, body)
 	}
-	t := newTable(a.stdout, head...)
-	if err := each(body, func(v T) { t.row(row(v)...) }); err != nil {
+	t := cli.NewTable(a.stdout, head...)
+	if err := each(body, func(v T) { t.Row(row(v)...) }); err != nil {
 		return err
 	}
-	return t.end()
+	return t.End()
 }
 
 // copyLine copies a document and ends it with one line feed.

@@ -9,25 +9,14 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"unicode/utf8"
 
 	"edgeclaim"
 	"edgeclaim/bridge/device"
+	"edgeclaim/cmd/internal/cli"
 	"edgeclaim/internal/adminsocket"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
-)
-
-// The exit codes. They are part of the command line's contract
-// (docs/operations.md): scripts on the line branch on them.
-const (
-	exitOK         = 0
-	exitFailed     = 1 // it went wrong, or there is no such thing
-	exitUsage      = 2 // the command line or the configuration is wrong
-	exitNotRunning = 3 // no box runs on the data folder, or none answers at the URL
-	exitRefused    = 4 // the box refused the claim
-	exitTryLater   = 5 // throttled, or the box cannot commit now
 )
 
 // app is one run of the program.
@@ -48,30 +37,19 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	a := &app{stdin: stdin, stdout: stdout, stderr: stderr}
 	root := a.rootCommand()
 	root.SetArgs(args)
-	err := checkArguments(args)
+	err := cli.CheckArguments(args)
 	if err == nil {
 		err = root.ExecuteContext(ctx)
 	}
 	if err == nil {
-		return exitOK
+		return cli.ExitOK
 	}
 	if !a.begun {
-		err = &usageError{err.Error()}
+		err = cli.Usagef("%v", err)
 		a.json = slices.Contains(args, "--json") // it may stand behind the mistake
 	}
 	a.complain(err)
 	return exitCode(err)
-}
-
-// checkArguments refuses what is not UTF-8: encoded as JSON, it would become
-// another name or key than the one meant.
-func checkArguments(args []string) error {
-	for i, arg := range args {
-		if !utf8.ValidString(arg) {
-			return usagef("argument %d: invalid UTF-8", i+1)
-		}
-	}
-	return nil
 }
 
 func (a *app) rootCommand() *cobra.Command {
@@ -80,7 +58,7 @@ func (a *app) rootCommand() *cobra.Command {
 		Short:         "Provision devices at the edge, over MQTT and HTTP, with or without a network",
 		Version:       readBuild().Version,
 		Args:          cobra.NoArgs,
-		RunE:          wantCommand,
+		RunE:          cli.WantCommand,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
@@ -92,32 +70,8 @@ func (a *app) rootCommand() *cobra.Command {
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON")
 	root.AddCommand(a.serveCommand(), a.templateCommand(), a.keyCommand(), a.deviceCommand(), a.statusCommand(),
 		a.clockCommand(), a.enrollCommand(), a.outboxCommand(), a.claimCommand(), a.checkCommand(), a.compactCommand(), a.versionCommand())
-	a.markBegun(root)
+	cli.MarkBegun(root, &a.begun)
 	return root
-}
-
-// markBegun makes every command say that it has begun.
-func (a *app) markBegun(c *cobra.Command) {
-	if runE := c.RunE; runE != nil {
-		c.RunE = func(cmd *cobra.Command, args []string) error {
-			a.begun = true
-			return runE(cmd, args)
-		}
-	}
-	for _, sub := range c.Commands() {
-		a.markBegun(sub)
-	}
-}
-
-// wantCommand is what a command does that only has others below it.
-func wantCommand(cmd *cobra.Command, _ []string) error {
-	var names []string
-	for _, sub := range cmd.Commands() {
-		if sub.IsAvailableCommand() {
-			names = append(names, sub.Name())
-		}
-	}
-	return usagef("want one of %s; see %s --help", strings.Join(names, ", "), cmd.CommandPath())
 }
 
 // systemData is where an installed box keeps its data.
@@ -137,13 +91,6 @@ func (a *app) dir() string {
 	}
 	return "var"
 }
-
-// usageError is about the command line or the configuration.
-type usageError struct{ text string }
-
-func (e *usageError) Error() string { return e.text }
-
-func usagef(format string, args ...any) error { return &usageError{fmt.Sprintf(format, args...)} }
 
 // notRunningError says which folder nobody runs on.
 type notRunningError struct{ dir string }
@@ -179,25 +126,25 @@ func (e *boxError) Error() string {
 
 // exitCode is the one table from error to exit code.
 func exitCode(err error) int {
-	if _, ok := errors.AsType[*usageError](err); ok {
-		return exitUsage
+	if _, ok := errors.AsType[*cli.UsageError](err); ok {
+		return cli.ExitUsage
 	}
 	if errors.Is(err, adminsocket.ErrNotRunning) || errors.Is(err, device.ErrUnreachable) || errors.Is(err, device.ErrNoAnswer) {
-		return exitNotRunning
+		return cli.ExitUnreachable
 	}
 	if box, ok := errors.AsType[*boxError](err); ok {
 		switch box.Code {
 		case edgeclaim.CodeInvalidArgument:
-			return exitUsage
+			return cli.ExitUsage
 		case edgeclaim.CodePermissionDenied:
-			return exitRefused
+			return cli.ExitRefused
 		case edgeclaim.CodeResourceExhausted, edgeclaim.CodeUnavailable, edgeclaim.CodeFailedPrecondition:
-			return exitTryLater
+			return cli.ExitTryLater
 		default:
-			return exitFailed
+			return cli.ExitFailed
 		}
 	}
-	return exitFailed
+	return cli.ExitFailed
 }
 
 // envelope is the error as the admin API would say it.
@@ -210,9 +157,9 @@ func envelope(err error) *boxError {
 	}
 	code := edgeclaim.CodeInternal
 	switch exitCode(err) {
-	case exitUsage:
+	case cli.ExitUsage:
 		code = edgeclaim.CodeInvalidArgument
-	case exitNotRunning:
+	case cli.ExitUnreachable:
 		code = edgeclaim.CodeUnavailable
 	}
 	return &boxError{Code: code, Message: err.Error(), Details: []json.RawMessage{}}

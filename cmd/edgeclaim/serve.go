@@ -6,6 +6,8 @@ import (
 	"runtime"
 
 	"github.com/spf13/cobra"
+
+	"edgeclaim/cmd/internal/cli"
 )
 
 // serveFlags are the flags that stand for a key of the configuration file. All
@@ -69,13 +71,13 @@ func (a *app) settings(cmd *cobra.Command, config string) (settings, error) {
 	f := cmd.Flags()
 	for _, flag := range notYet {
 		if f.Changed(flag.name) {
-			return settings{}, usagef("--%s: %s", flag.name, flag.why)
+			return settings{}, cli.Usagef("--%s: %s", flag.name, flag.why)
 		}
 	}
 	s := defaults()
 	if config != "" {
 		var err error
-		if s, err = readSettings(config); err != nil {
+		if s, err = cli.ReadConfig(config, defaults); err != nil {
 			return settings{}, err
 		}
 	}
@@ -92,7 +94,7 @@ func (a *app) settings(cmd *cobra.Command, config string) (settings, error) {
 
 // serve runs the box until ctx ends.
 func (a *app) serve(ctx context.Context, s settings) error {
-	logger, err := s.Log.logger(a.stderr)
+	logger, err := s.Log.Logger(a.stderr)
 	if err != nil {
 		return err
 	}

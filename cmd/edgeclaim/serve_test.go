@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"edgeclaim"
+	"edgeclaim/cmd/internal/cli"
 	"edgeclaim/internal/clock"
 
 	"go.uber.org/goleak"
@@ -86,7 +87,7 @@ func TestServeTellsSystemdAndLeavesNothing(t *testing.T) {
 	expect(t, told, "STOPPING=1")
 	select {
 	case code := <-ended:
-		if code != exitOK {
+		if code != cli.ExitOK {
 			t.Errorf("exit code %d; %s", code, &stderr)
 		}
 	case <-time.After(patience):
@@ -107,7 +108,7 @@ func TestServeStoppedAtOnce(t *testing.T) {
 	stop()
 	var stdout, stderr bytes.Buffer
 	code := run(ctx, []string{"serve", "--data", t.TempDir(), "--http", "127.0.0.1:0", "--mqtt", "127.0.0.1:0"}, strings.NewReader(""), &stdout, &stderr)
-	if code != exitOK {
+	if code != cli.ExitOK {
 		t.Errorf("exit code %d; %s", code, &stderr)
 	}
 }
@@ -121,7 +122,7 @@ func TestFloorOutlivesTheProgram(t *testing.T) {
 	ended, stop := context.WithCancel(t.Context())
 	stop()
 	for _, built := range []time.Time{want, {}} {
-		b, err := openBox(t.Context(), s, build{Built: built}, slog.New(slog.DiscardHandler))
+		b, err := openBox(t.Context(), s, cli.Build{Built: built}, slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -142,7 +143,7 @@ func TestFloorOutlivesTheProgram(t *testing.T) {
 func TestStepOfTheClockIsRecorded(t *testing.T) {
 	s := defaults()
 	s.Data, s.HTTP.Address, s.MQTT.Address = t.TempDir(), "127.0.0.1:0", "127.0.0.1:0"
-	b, err := openBox(t.Context(), s, build{}, slog.New(slog.DiscardHandler))
+	b, err := openBox(t.Context(), s, cli.Build{}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,7 @@ import (
 
 	"edgeclaim"
 	"edgeclaim/bridge"
+	"edgeclaim/cmd/internal/cli"
 
 	"github.com/spf13/cobra"
 )
@@ -71,13 +72,13 @@ func (a *app) printStatus(s edgeclaim.Status) error {
 	pairs = append(pairs, upstreamFacts(&s.Upstream)...)
 	pairs = append(pairs, outboxFacts(s.Outbox)...)
 	pairs = append(pairs,
-		[2]string{"clock", string(s.Clock.State) + ", " + when(s.Clock.Wall) + ", floor " + orNone(when(s.Clock.Floor))},
+		[2]string{"clock", string(s.Clock.State) + ", " + cli.When(s.Clock.Wall) + ", floor " + orNone(cli.When(s.Clock.Floor))},
 		[2]string{"store", fmt.Sprintf("%s, %d bytes", s.Store.Path, s.Store.Bytes)},
 		[2]string{"store set aside", s.Store.SetAside})
 	for _, name := range []string{listenerHTTP, listenerMQTT, listenerAdmin, listenerMetrics} {
 		pairs = append(pairs, [2]string{"listener " + name, s.Listeners[name]})
 	}
-	return facts(a.stdout, pairs...)
+	return cli.Facts(a.stdout, pairs...)
 }
 
 // upstreamFacts are the three lamps, and what they hang on.
@@ -107,7 +108,7 @@ func upstreamFacts(up *edgeclaim.UpstreamStatus) [][2]string {
 		pairs = append(pairs, [2]string{"upstream in flight", text})
 	}
 	for _, alarm := range up.Alarms {
-		pairs = append(pairs, [2]string{"ALARM " + string(alarm.Alarm), fmt.Sprintf("%d, last %s", alarm.Count, when(alarm.Last))})
+		pairs = append(pairs, [2]string{"ALARM " + string(alarm.Alarm), fmt.Sprintf("%d, last %s", alarm.Count, cli.When(alarm.Last))})
 	}
 	return pairs
 }
@@ -149,8 +150,8 @@ func seconds(s float64) string {
 
 func (a *app) clockCommand() *cobra.Command {
 	printClock := func(s edgeclaim.ClockStatus) error {
-		return facts(a.stdout,
-			[2]string{"wall", when(s.Wall)}, [2]string{"floor", orNone(when(s.Floor))}, [2]string{"state", string(s.State)})
+		return cli.Facts(a.stdout,
+			[2]string{"wall", cli.When(s.Wall)}, [2]string{"floor", orNone(cli.When(s.Floor))}, [2]string{"state", string(s.State)})
 	}
 	showClock := func(cmd *cobra.Command, _ []string) error {
 		return show(cmd.Context(), a, request{http.MethodGet, "/api/v1/clock", nil}, printClock)

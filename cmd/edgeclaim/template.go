@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"edgeclaim"
+	"edgeclaim/cmd/internal/cli"
 
 	"github.com/spf13/cobra"
 )
@@ -14,14 +15,14 @@ import (
 const templatesPath = "/api/v1/templates"
 
 func (a *app) templateCommand() *cobra.Command {
-	c := &cobra.Command{Use: "template", Short: "Templates: what keys may claim", Args: cobra.NoArgs, RunE: wantCommand}
+	c := &cobra.Command{Use: "template", Short: "Templates: what keys may claim", Args: cobra.NoArgs, RunE: cli.WantCommand}
 	c.AddCommand(a.templateCreateCommand(),
 		&cobra.Command{
 			Use: "list", Short: "List the templates", Args: cobra.NoArgs, Example: "  edgeclaim template list --json",
 			RunE: func(cmd *cobra.Command, _ []string) error {
 				head := []string{"TEMPLATE ID", "NAME", "TENANT", "STATUS", "PATTERN", "BOUNDS", "EXPIRES"}
 				return list(cmd.Context(), a, templatesPath, head, func(t edgeclaim.Template) []string {
-					return []string{t.ID.String(), t.Name, t.Tenant.String(), string(t.Status), t.Pattern, bounds(&t), when(t.Expires)}
+					return []string{t.ID.String(), t.Name, t.Tenant.String(), string(t.Status), t.Pattern, bounds(&t), cli.When(t.Expires)}
 				})
 			},
 		},
@@ -40,7 +41,7 @@ func (a *app) templateVerb(use, short, method, suffix string) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id, err := edgeclaim.ParseTemplateID(args[0])
 			if err != nil {
-				return usagef("%v", err)
+				return cli.Usagef("%v", err)
 			}
 			path := templatesPath + "/" + url.PathEscape(id.String()) + suffix
 			return show(cmd.Context(), a, request{method, path, nil}, a.printTemplate)
@@ -74,11 +75,11 @@ func (a *app) templateCreateCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var err error
 			if ask.Tenant, err = edgeclaim.ParseTenantID(tenant); err != nil {
-				return usagef("--tenant: %v", err)
+				return cli.Usagef("--tenant: %v", err)
 			}
 			if cmd.Flags().Changed("expires") { // an empty one, or a zero date, is a mistake and not "never"
 				if ask.Expires, err = time.Parse(time.RFC3339, expires); err != nil || ask.Expires.IsZero() {
-					return usagef("--expires: want a time like 2027-01-31T00:00:00Z")
+					return cli.Usagef("--expires: want a time like 2027-01-31T00:00:00Z")
 				}
 			}
 			ask.Credential, ask.Approval = edgeclaim.CredentialType(credential), edgeclaim.Approval(approval)
@@ -141,12 +142,12 @@ func (a *app) printTemplate(t edgeclaim.Template) error {
 		{"hardware_id_pattern", t.Pattern},
 		{"hardware_id_format", string(t.HardwareIDFormat)},
 		{"bounds", bounds(&t)},
-		{"expires_at", when(t.Expires)},
+		{"expires_at", cli.When(t.Expires)},
 		{"credential_type", string(t.Credential)},
 		{"approval", string(t.Approval)},
 	}
 	for _, group := range t.Groups {
 		pairs = append(pairs, [2]string{"default_group", group})
 	}
-	return facts(a.stdout, append(pairs, [2]string{"created_at", when(t.CreatedAt)})...)
+	return cli.Facts(a.stdout, append(pairs, [2]string{"created_at", cli.When(t.CreatedAt)})...)
 }

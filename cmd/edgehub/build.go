@@ -1,7 +1,7 @@
 package main
 
 import (
-	"edgeclaim/internal/cli"
+	"edgeclaim/cmd/internal/cli"
 
 	"github.com/spf13/cobra"
 )

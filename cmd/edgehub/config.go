@@ -1,10 +1,6 @@
 package main
 
 import (
-	"bytes"
-	"errors"
-	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -15,8 +11,8 @@ import (
 	"edgeclaim"
 	"edgeclaim/bridge/hub"
 	"edgeclaim/bridge/hub/registry"
+	"edgeclaim/cmd/internal/cli"
 
-	"github.com/goccy/go-yaml"
 	"github.com/spf13/cobra"
 )
 
@@ -24,20 +20,14 @@ import (
 // component's own defaults. Flags change it afterwards. configs/edgehub.yaml
 // says what each key means.
 type settings struct {
-	Data     string     `yaml:"data"`
-	Database string     `yaml:"database"`
-	Policy   string     `yaml:"policy"`
-	Tenants  []string   `yaml:"tenants"`
-	Log      logKeys    `yaml:"log"`
-	HTTP     httpKeys   `yaml:"http"`
-	Broker   hub.Broker `yaml:"broker"`
-	Hub      hub.Config `yaml:"hub"`
-}
-
-// logKeys is how the log is written, to the error output.
-type logKeys struct {
-	Format string `yaml:"format"` // text or json
-	Level  string `yaml:"level"`  // debug, info, warn or error
+	Data     string        `yaml:"data"`
+	Database string        `yaml:"database"`
+	Policy   string        `yaml:"policy"`
+	Tenants  []string      `yaml:"tenants"`
+	Log      cli.LogConfig `yaml:"log"`
+	HTTP     httpKeys      `yaml:"http"`
+	Broker   hub.Broker    `yaml:"broker"`
+	Hub      hub.Config    `yaml:"hub"`
 }
 
 // httpKeys is the listener for health and metrics.
@@ -52,7 +42,7 @@ func defaults() settings {
 	conf := hub.Defaults()
 	return settings{
 		Policy: string(registry.PolicyOperator), Tenants: []string{},
-		Log:    logKeys{Format: "text", Level: "info"},
+		Log:    cli.DefaultLog(),
 		HTTP:   httpKeys{Address: "127.0.0.1:9180", Timeout: 10 * time.Second, DrainTimeout: 2 * time.Second},
 		Broker: conf.Broker,
 		Hub:    conf,
@@ -72,7 +62,7 @@ func (s *settings) registryConfig(logger *slog.Logger) (registry.Config, error) 
 	for i, text := range s.Tenants {
 		var err error
 		if tenants[i], err = edgeclaim.ParseTenantID(text); err != nil {
-			return registry.Config{}, usagef("tenants: %v", err)
+			return registry.Config{}, cli.Usagef("tenants: %v", err)
 		}
 	}
 	return registry.Config{
@@ -130,7 +120,7 @@ func (a *app) settings(cmd *cobra.Command, flags ...textFlag) (settings, error) 
 	s := defaults()
 	if a.config != "" {
 		var err error
-		if s, err = readSettings(a.config); err != nil {
+		if s, err = cli.ReadConfig(a.config, defaults); err != nil {
 			return settings{}, err
 		}
 	}
@@ -159,46 +149,9 @@ func (a *app) applySettings(cmd *cobra.Command, flags ...textFlag) (settings, er
 		return s, err
 	}
 	if s.Tenants, err = cmd.Flags().GetStringArray("tenant"); err != nil {
-		return s, usagef("--tenant: %v", err)
+		return s, cli.Usagef("--tenant: %v", err)
 	}
 	return s, s.validate()
-}
-
-// readSettings reads a configuration file over the defaults.
-func readSettings(path string) (settings, error) {
-	document, err := os.ReadFile(path)
-	if err != nil {
-		return settings{}, usagef("--config: %v", err)
-	}
-	return parseSettings(path, document)
-}
-
-// parseSettings reads a document over the defaults. Unknown and repeated keys
-// are refused with their line; path is for the error's text.
-func parseSettings(path string, document []byte) (settings, error) {
-	s := defaults()
-	decoder := yaml.NewDecoder(bytes.NewReader(document), yaml.Strict())
-	err := decoder.Decode(&s)
-	if errors.Is(err, io.EOF) {
-		return defaults(), nil // nothing but comments; the decoder has emptied s
-	}
-	if err != nil {
-		return settings{}, usagef("--config: %s%s", path, yamlProblem(err))
-	}
-	if err := decoder.Decode(new(any)); !errors.Is(err, io.EOF) {
-		return settings{}, usagef("--config: %s: want one document", path)
-	}
-	return s, nil
-}
-
-// yamlProblem is a decoder's error in one line, led by its place: ":3:1: …".
-// The line itself is not repeated, it may hold a secret in the wrong place (P5).
-func yamlProblem(err error) string {
-	text := strings.TrimSpace(yaml.FormatError(err, false, false))
-	if place, problem, ok := strings.Cut(text, "] "); ok && strings.HasPrefix(place, "[") {
-		return ":" + place[1:] + ": " + problem
-	}
-	return ": " + text
 }
 
 // validate names the first key at fault, with its section, and never its value.
@@ -208,56 +161,28 @@ func (s *settings) validate() error {
 	}
 	scheme, rest, _ := strings.Cut(s.Database, ":")
 	if s.Database != "" && (!slices.Contains([]string{"sqlite", "postgres", "postgresql"}, scheme) || rest == "") {
-		return usagef("database: want sqlite:PATH or postgres://…")
+		return cli.Usagef("database: want sqlite:PATH or postgres://…")
 	}
 	if s.Policy != string(registry.PolicyOperator) && s.Policy != string(registry.PolicyFirst) {
-		return usagef("policy: want %s or %s", registry.PolicyOperator, registry.PolicyFirst)
+		return cli.Usagef("policy: want %s or %s", registry.PolicyOperator, registry.PolicyFirst)
 	}
 	if s.HTTP.Address != "" {
 		if _, _, err := net.SplitHostPort(s.HTTP.Address); err != nil {
-			return usagef("http.address: want host:port: %v", err)
+			return cli.Usagef("http.address: want host:port: %v", err)
 		}
 	}
 	if s.HTTP.Timeout <= 0 || s.HTTP.DrainTimeout <= 0 {
-		return usagef("http.timeout: want more than zero, and so for drain_timeout")
+		return cli.Usagef("http.timeout: want more than zero, and so for drain_timeout")
 	}
-	if _, err := s.Log.level(); err != nil {
+	if err := s.Log.Validate(); err != nil {
 		return err
 	}
-	if s.Log.Format != "text" && s.Log.Format != "json" {
-		return usagef("log.format: want text or json")
-	}
 	if err := s.Broker.Validate(); err != nil {
-		return usagef("broker.%v", err)
+		return cli.Usagef("broker.%v", err)
 	}
 	conf := s.hubConfig()
 	if err := conf.Validate(); err != nil {
-		return usagef("hub.%v", err)
+		return cli.Usagef("hub.%v", err)
 	}
 	return nil
-}
-
-func (l logKeys) level() (slog.Level, error) {
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(l.Level)); err != nil {
-		return 0, usagef("log.level: want debug, info, warn or error")
-	}
-	return level, nil
-}
-
-// logger writes to w as the keys say.
-func (l logKeys) logger(w io.Writer) (*slog.Logger, error) {
-	level, err := l.level()
-	if err != nil {
-		return nil, err
-	}
-	options := &slog.HandlerOptions{Level: level}
-	switch l.Format {
-	case "text":
-		return slog.New(slog.NewTextHandler(w, options)), nil
-	case "json":
-		return slog.New(slog.NewJSONHandler(w, options)), nil
-	default:
-		return nil, fmt.Errorf("log.format: %w", errors.ErrUnsupported)
-	}
 }

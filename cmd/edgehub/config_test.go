@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"edgeclaim/internal/cli"
+	"edgeclaim/cmd/internal/cli"
 
 	"github.com/goccy/go-yaml"
 	"github.com/google/go-cmp/cmp"
@@ -18,7 +18,7 @@ const exampleConfig = "../../configs/edgehub.yaml"
 // The example configuration has every key, each with its default, and none
 // that the program does not know.
 func TestExampleConfigurationIsTheDefaults(t *testing.T) {
-	got, err := readSettings(exampleConfig)
+	got, err := cli.ReadConfig(exampleConfig, defaults)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,7 +60,7 @@ func missing(t *testing.T, path string, of reflect.Type, keys map[string]any) {
 
 // What the file says of the broker reaches the hub.
 func TestBrokerKeysReachTheHub(t *testing.T) {
-	s, err := parseSettings("test", []byte("broker:\n  url: mqtts://elsewhere\n  username: u\nhub:\n  max_boxes: 7\n"))
+	s, err := cli.ParseConfig("test", []byte("broker:\n  url: mqtts://elsewhere\n  username: u\nhub:\n  max_boxes: 7\n"), defaults)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +90,7 @@ func FuzzParseSettings(f *testing.F) {
 		f.Add([]byte(text))
 	}
 	f.Fuzz(func(t *testing.T, document []byte) {
-		s, err := parseSettings("fuzzed", document)
+		s, err := cli.ParseConfig("fuzzed", document, defaults)
 		if err == nil {
 			s.Data = "chosen later"
 			err = s.validate()

@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
-	"path/filepath"
 
 	"edgeclaim/bridge/hub"
 	"edgeclaim/bridge/hub/registry"
-	"edgeclaim/internal/cli"
+	"edgeclaim/cmd/internal/cli"
 
 	"github.com/spf13/cobra"
 )
@@ -71,7 +71,10 @@ func (a *app) answer(to string, message []byte) error {
 		_, err := a.stdout.Write(message)
 		return err
 	}
-	return writeWhole(to, message)
+	return cli.WriteWhole(to, func(w io.Writer) error {
+		_, err := w.Write(message)
+		return err
+	})
 }
 
 // report says what the file came to, on the standard output where the answer
@@ -103,24 +106,6 @@ func (a *app) printIngested(taken *hub.Ingested) error {
 		pairs = append(pairs, [2]string{"acknowledged " + string(lane), fmt.Sprint(upto)})
 	}
 	return cli.Facts(a.stdout, pairs...)
-}
-
-// writeWhole writes a file whole or not at all.
-func writeWhole(path string, text []byte) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name()) // it is only half there
-		}
-	}()
-	_, err = f.Write(text)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
 }
 
 func (a *app) enrolmentCommand() *cobra.Command {

@@ -9,7 +9,7 @@ import (
 	"edgeclaim"
 	"edgeclaim/bridge/hub"
 	"edgeclaim/bridge/hub/registry"
-	"edgeclaim/internal/cli"
+	"edgeclaim/cmd/internal/cli"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"

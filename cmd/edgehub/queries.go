@@ -11,7 +11,7 @@ import (
 
 	"edgeclaim"
 	"edgeclaim/bridge/hub/registry"
-	"edgeclaim/internal/cli"
+	"edgeclaim/cmd/internal/cli"
 
 	"github.com/spf13/cobra"
 )
@@ -199,12 +199,12 @@ func (a *app) devicesCommand() *cobra.Command {
 			var err error
 			if text.tenant != "" {
 				if filter.Tenant, err = edgeclaim.ParseTenantID(text.tenant); err != nil {
-					return usagef("--tenant: %v", err)
+					return cli.Usagef("--tenant: %v", err)
 				}
 			}
 			if text.device != "" {
 				if filter.Device, err = edgeclaim.ParseDeviceID(text.device); err != nil {
-					return usagef("--device: %v", err)
+					return cli.Usagef("--device: %v", err)
 				}
 			}
 			return a.withRegistry(cmd, func(ctx context.Context, db *registry.DB) error {
@@ -335,7 +335,7 @@ func (a *app) resolveCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id, err := strconv.ParseInt(args[0], 10, 64)
 			if err != nil {
-				return usagef("ID: want a number, as conflicts lists it")
+				return cli.Usagef("ID: want a number, as conflicts lists it")
 			}
 			return a.withRegistry(cmd, func(ctx context.Context, db *registry.DB) error {
 				if err := db.Resolve(ctx, id, keep); err != nil {

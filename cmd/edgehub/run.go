@@ -8,12 +8,10 @@ import (
 	"io"
 	"os"
 	"slices"
-	"strings"
-	"unicode/utf8"
 
 	"edgeclaim"
 	"edgeclaim/bridge/hub"
-	"edgeclaim/internal/cli"
+	"edgeclaim/cmd/internal/cli"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -39,7 +37,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	a := &app{stdin: stdin, stdout: stdout, stderr: stderr}
 	root := a.rootCommand()
 	root.SetArgs(args)
-	err := checkArguments(args)
+	err := cli.CheckArguments(args)
 	if err == nil {
 		err = root.ExecuteContext(ctx)
 	}
@@ -47,22 +45,11 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		return cli.ExitOK
 	}
 	if !a.begun {
-		err = &usageError{err.Error()}
+		err = cli.Usagef("%v", err)
 		a.json = slices.Contains(args, "--json") // it may stand behind the mistake
 	}
 	a.complain(err)
 	return exitCode(err)
-}
-
-// checkArguments refuses what is not UTF-8: encoded as JSON, it would become
-// another name than the one meant.
-func checkArguments(args []string) error {
-	for i, arg := range args {
-		if !utf8.ValidString(arg) {
-			return usagef("argument %d: invalid UTF-8", i+1)
-		}
-	}
-	return nil
 }
 
 func (a *app) rootCommand() *cobra.Command {
@@ -71,7 +58,7 @@ func (a *app) rootCommand() *cobra.Command {
 		Short:         "Take what edgeclaim boxes tell, commit it to SQL, and say so",
 		Version:       readBuild().Version,
 		Args:          cobra.NoArgs,
-		RunE:          wantCommand,
+		RunE:          cli.WantCommand,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
@@ -87,32 +74,8 @@ func (a *app) rootCommand() *cobra.Command {
 	f.BoolVar(&a.json, "json", false, "print JSON")
 	root.AddCommand(a.serveCommand(), a.sitesCommand(), a.boxesCommand(), a.devicesCommand(), a.conflictsCommand(),
 		a.verifyCommand(), a.ingestCommand(), a.enrolmentCommand(), a.versionCommand())
-	a.markBegun(root)
+	cli.MarkBegun(root, &a.begun)
 	return root
-}
-
-// markBegun makes every command say that it has begun.
-func (a *app) markBegun(c *cobra.Command) {
-	if runE := c.RunE; runE != nil {
-		c.RunE = func(cmd *cobra.Command, args []string) error {
-			a.begun = true
-			return runE(cmd, args)
-		}
-	}
-	for _, sub := range c.Commands() {
-		a.markBegun(sub)
-	}
-}
-
-// wantCommand is what a command does that only has others below it.
-func wantCommand(cmd *cobra.Command, _ []string) error {
-	var names []string
-	for _, sub := range cmd.Commands() {
-		if sub.IsAvailableCommand() {
-			names = append(names, sub.Name())
-		}
-	}
-	return usagef("want one of %s; see %s --help", strings.Join(names, ", "), cmd.CommandPath())
 }
 
 // systemData is where an installed hub keeps its data.
@@ -133,13 +96,6 @@ func (a *app) dir() string {
 	return "hub"
 }
 
-// usageError is about the command line or the configuration.
-type usageError struct{ text string }
-
-func (e *usageError) Error() string { return e.text }
-
-func usagef(format string, args ...any) error { return &usageError{fmt.Sprintf(format, args...)} }
-
 // unreachableError: whom the command has to ask is not there.
 type unreachableError struct{ cause error }
 
@@ -153,7 +109,7 @@ func (e *refusedError) Error() string { return e.text }
 
 // exitCode is the one table from error to exit code.
 func exitCode(err error) int {
-	if _, ok := errors.AsType[*usageError](err); ok {
+	if _, ok := errors.AsType[*cli.UsageError](err); ok {
 		return cli.ExitUsage
 	}
 	if _, ok := errors.AsType[*unreachableError](err); ok {

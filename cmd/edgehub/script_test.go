@@ -18,7 +18,7 @@ import (
 
 	"edgeclaim"
 	"edgeclaim/bridge/wire"
-	"edgeclaim/internal/cli"
+	"edgeclaim/cmd/internal/cli"
 	"edgeclaim/internal/mosquitto"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -262,7 +262,7 @@ func claimed(names wire.Names, epoch string, sequence uint64) ([]byte, error) {
 // The exit codes of the two programs are one contract.
 func TestExitCodes(t *testing.T) {
 	for code, err := range map[int]error{
-		cli.ExitUsage:       usagef("x"),
+		cli.ExitUsage:       cli.Usagef("x"),
 		cli.ExitUnreachable: &unreachableError{errors.New("x")},
 		cli.ExitRefused:     &refusedError{"x"},
 		cli.ExitTryLater:    fmt.Errorf("x: %w", edgeclaim.ErrUnavailable),

@@ -54,7 +54,7 @@ type server struct {
 
 // serve runs the hub until ctx ends.
 func (a *app) serve(ctx context.Context, s *settings) (err error) {
-	logger, err := s.Log.logger(a.stderr)
+	logger, err := s.Log.Logger(a.stderr)
 	if err != nil {
 		return err
 	}

@@ -19,7 +19,7 @@ import (
 	"edgeclaim/bridge/hub"
 	"edgeclaim/bridge/hub/registry"
 	"edgeclaim/bridge/wire"
-	"edgeclaim/internal/cli"
+	"edgeclaim/cmd/internal/cli"
 
 	"go.uber.org/goleak"
 )

@@ -10,7 +10,7 @@ import (
 
 	"edgeclaim"
 	"edgeclaim/bridge/hub/registry"
-	"edgeclaim/internal/cli"
+	"edgeclaim/cmd/internal/cli"
 
 	"github.com/spf13/cobra"
 )
@@ -34,7 +34,7 @@ func (a *app) verifyCommand() *cobra.Command {
 				hash, err = readKeyHash(a.stdin)
 			}
 			if err != nil {
-				return usagef("verify: %v", err)
+				return cli.Usagef("verify: %v", err)
 			}
 			return a.withRegistry(cmd, func(ctx context.Context, db *registry.DB) error {
 				return a.verify(ctx, db, hash)

@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"edgeclaim/internal/cli"
+	"edgeclaim/cmd/internal/cli"
 )
 
 func TestTable(t *testing.T) {

@@ -1,5 +1,6 @@
 // Package cli is what the programs' command lines have in common: exit codes,
-// tables and the word on how a program was built.
+// usage errors, tables, configuration files, and the word on how a program was
+// built.
 package cli
 
 import (
@@ -21,9 +22,9 @@ const (
 	ExitTryLater    = 5 // not now
 )
 
-// rowsAtOnce is how many rows of a table are laid out together: a list may be
+// RowsAtOnce is how many rows of a table are laid out together: a list may be
 // longer than memory, so it is never laid out whole.
-const rowsAtOnce = 500
+const RowsAtOnce = 500
 
 // Table lays rows out in columns.
 type Table struct {
@@ -47,7 +48,7 @@ func (t *Table) Row(cells ...string) {
 		}
 	}
 	_, _ = fmt.Fprintln(t.w, strings.Join(cells, "\t"))
-	if t.rows++; t.rows%rowsAtOnce == 0 {
+	if t.rows++; t.rows%RowsAtOnce == 0 {
 		_ = t.w.Flush()
 	}
 }
