@@ -170,8 +170,7 @@ func (s *Server) await() bool {
 	}
 }
 
-// command runs a program of the server as its user, and ends it with the test's
-// process where the system can.
+// command makes a program of the server, to be run as its user.
 func (s *Server) command(path string, args ...string) *exec.Cmd {
 	cmd := exec.Command(path, args...)
 	cmd.Dir = s.dir
