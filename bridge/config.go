@@ -72,7 +72,7 @@ func Defaults() Config {
 	return Config{
 		Config:         client.Defaults(),
 		Ack:            AckPuback,
-		Window:         1024,
+		Window:         4096,
 		ReadBatch:      256,
 		AckTimeout:     30 * time.Second,
 		AckFlush:       200 * time.Millisecond,
