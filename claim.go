@@ -33,6 +33,16 @@ type Ask struct {
 	Via        Via
 	Source     netip.Addr // the peer's address, never a proxy's word
 	ReceivedAt time.Time  // with a monotonic reading: refusals are timed by it
+	// Room is the most bytes that the answer's body may have, as its asker
+	// said (MQTT 5.0, section 3.1.2.11.4); 0 for any number.
+	Room int
+}
+
+// RotateAsk is a device's wish for another credential, on a connection that was
+// let in.
+type RotateAsk struct {
+	Ask
+	By Admission
 }
 
 // Answer is what goes back to the asker, encoded in the format of the Ask.
@@ -42,6 +52,9 @@ type Answer struct {
 	// RetryAfter is when trying again may help, in whole seconds; 0 for never
 	// or for no need.
 	RetryAfter time.Duration
+	// Waiting is whose approval is waited for, with CodeFailedPrecondition of a
+	// claim; zero else.
+	Waiting ClaimRef
 }
 
 // Code is a gRPC status code, the "code" of the error envelope.
@@ -70,10 +83,29 @@ type ClaimRef struct {
 	Hardware HardwareID
 }
 
-// Minted is what an accepted claim of new hardware leaves behind, stored whole
-// or not at all (P1).
+// IsZero reports whether nobody is named.
+func (r ClaimRef) IsZero() bool { return r == ClaimRef{} }
+
+// Present is all that a claim is decided on, as one transaction sees it. What
+// the template does not ask for is not read.
+type Present struct {
+	Grant Grant
+	Known *Device // nil: new hardware
+	// Next and Generation are the identity that new hardware gets.
+	Next       DeviceID
+	Generation int
+	Denied     *Denial      // nil: it is not
+	Listed     *ManifestRow // nil: not on the template's list, or the template asks for none
+	// Approved: an operator lets this hardware through, for this template.
+	Approved bool
+}
+
+// Minted is what an accepted claim leaves behind, stored whole or not at all
+// (P1).
 type Minted struct {
 	Key    Key // with its accounting
 	Device Device
 	Record *Record // for LaneProv; its sequence is the store's to set
+	// SpendApproval: the operator's approval was for this claim.
+	SpendApproval bool
 }

@@ -23,6 +23,8 @@ var (
 	ErrConflict = errors.New("conflict")
 	// ErrThrottled: too many, too fast; trying later helps.
 	ErrThrottled = errors.New("too many requests")
+	// ErrWaiting: the claim waits for an operator; asking again later helps.
+	ErrWaiting = errors.New("waiting for approval")
 	// ErrUnavailable: the box cannot commit now. With the disk or a lane full,
 	// or while stopping, nothing was stored and trying later helps; after a
 	// failed fsync nobody knows, the program ends, and a retry finds out (P8).
@@ -67,6 +69,9 @@ const (
 	ReasonExpired          Reason = "expired"
 	ReasonPatternMismatch  Reason = "pattern_mismatch"
 	ReasonHardwareRevoked  Reason = "hardware_revoked"
+	ReasonHardwareDenied   Reason = "hardware_denied"
+	ReasonHardwareSwapped  Reason = "hardware_swapped"
+	ReasonNotListed        Reason = "not_listed"
 )
 
 // Refusal is an ErrDenied with its reason. Its text is that of every refusal.

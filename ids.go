@@ -53,6 +53,17 @@ func ParseTenantID(text string) (TenantID, error) {
 
 func (id TenantID) String() string { return id.u.String() }
 
+// Bytes returns the 16 raw bytes of a tenant id.
+func (id TenantID) Bytes() []byte { return id.u[:] }
+
+// TenantIDFromBytes takes the 16 raw bytes of a tenant id.
+func TenantIDFromBytes(b []byte) (TenantID, error) {
+	if len(b) != len(uuid{}) {
+		return TenantID{}, invalidf("tenant_id", "want 16 bytes")
+	}
+	return TenantID{uuid(b)}, nil
+}
+
 // IsZero reports whether the id was never set.
 func (id TenantID) IsZero() bool { return id == TenantID{} }
 
@@ -126,6 +137,48 @@ func ParseHardwareID(text string) (HardwareID, error) {
 		}
 	}
 	return HardwareID{text}, nil
+}
+
+// macDigits is how many hexadecimal digits a MAC address has.
+const macDigits = 12
+
+// FoldMAC reads a MAC address (EUI-48) in any of its spellings, AABBCC001122,
+// aa:bb:cc:00:11:22, AA-BB-CC-00-11-22 or aabb.cc00.1122, and returns
+// AA:BB:CC:00:11:22; other input is ErrInvalid.
+func FoldMAC(id HardwareID) (HardwareID, error) {
+	digits, ok := macDigitsOf(id.text)
+	if !ok || strings.Trim(digits, "0123456789ABCDEF") != "" {
+		return HardwareID{}, invalidf("hardware_id", "want a MAC address of %d hexadecimal digits", macDigits)
+	}
+	pairs := make([]string, 0, macDigits/2)
+	for at := 0; at < macDigits; at += 2 {
+		pairs = append(pairs, digits[at:at+2])
+	}
+	return HardwareID{strings.Join(pairs, ":")}, nil
+}
+
+// macDigitsOf takes the separators out, which are of one kind and all in place.
+func macDigitsOf(text string) (string, bool) {
+	separator, group := "", macDigits
+	switch {
+	case strings.Contains(text, ":"):
+		separator, group = ":", 2
+	case strings.Contains(text, "-"):
+		separator, group = "-", 2
+	case strings.Contains(text, "."):
+		separator, group = ".", 4
+	}
+	digits := strings.ToUpper(text)
+	if separator != "" {
+		parts := strings.Split(digits, separator)
+		for _, part := range parts {
+			if len(part) != group {
+				return "", false
+			}
+		}
+		digits = strings.Join(parts, "")
+	}
+	return digits, len(digits) == macDigits
 }
 
 func (id HardwareID) String() string { return id.text }

@@ -122,6 +122,7 @@ func sampleNouns(t *testing.T) map[string]any {
 			ID: template, Tenant: tenant, Name: "Line 4", Profile: "p", Pattern: "[A-F0-9:]+", Expires: now, OneTime: true,
 			MaxClaims: 5, MaxClaimsPerMinute: 6, Credential: edgeclaim.CredentialAPIKey, Groups: []string{"g"},
 			Approval: edgeclaim.ApprovalAuto, Status: edgeclaim.TemplateActive, CreatedAt: now,
+			AllowList: true, ExpectedClaims: 7, HardwareIDFormat: edgeclaim.FormatMAC,
 		},
 		"Key": edgeclaim.Key{
 			ID: key, Template: template, Hash: hash, Status: edgeclaim.KeyUsed, Claims: 1, UsedBy: device, CreatedAt: now,
@@ -129,15 +130,20 @@ func sampleNouns(t *testing.T) map[string]any {
 		"Device": edgeclaim.Device{
 			ID: device, Tenant: tenant, Hardware: hardware, Name: "n", Template: template, Key: key, Profile: "p",
 			Groups: []string{"g"}, Generation: 1, Status: edgeclaim.DeviceActive, ClaimedAt: now, ClaimedVia: edgeclaim.ViaMQTT,
-			Credential: edgeclaim.Credential{Type: edgeclaim.CredentialAPIKey, Hash: hash, IssuedAt: now},
+			Credential:    edgeclaim.Credential{Type: edgeclaim.CredentialX509, Hash: hash, IssuedAt: now, NotAfter: now, ConfirmedAt: now},
+			Previous:      edgeclaim.Credential{Type: edgeclaim.CredentialAPIKey, Hash: hash, IssuedAt: now, ConfirmedAt: now},
+			PreviousUntil: now, RotatedBy: edgeclaim.RotatorDevice,
 		},
 		"Clock": clock,
 		"Status": edgeclaim.Status{
 			BoxID: "b", Site: "s", Version: "v", Clock: clock,
-			Outbox:    map[edgeclaim.Lane]edgeclaim.LaneStats{edgeclaim.LaneProv: {}, edgeclaim.LaneEvt: {}},
-			Upstream:  edgeclaim.UpstreamStatus{Link: edgeclaim.LampUp, Broker: edgeclaim.LampDown, App: edgeclaim.LampOff, URL: "u", LastError: "e", NextTrySeconds: 1},
-			Listeners: map[string]string{"http": "127.0.0.1:8080"},
-			Store:     edgeclaim.StoreStatus{Path: "p", SetAside: "q"},
+			Outbox:       map[edgeclaim.Lane]edgeclaim.LaneStats{edgeclaim.LaneProv: {}, edgeclaim.LaneEvt: {}},
+			Upstream:     edgeclaim.UpstreamStatus{Link: edgeclaim.LampUp, Broker: edgeclaim.LampDown, App: edgeclaim.LampOff, URL: "u", LastError: "e", NextTrySeconds: 1},
+			Listeners:    map[string]string{"http": "127.0.0.1:8080"},
+			Store:        edgeclaim.StoreStatus{Path: "p", SetAside: "q"},
+			Alarms:       []edgeclaim.AlarmCount{{Alarm: edgeclaim.AlarmCloned, Count: 1, Last: now}},
+			Audit:        edgeclaim.AuditStatus{Sequence: 1, Hash: "h", Lost: 2},
+			Certificates: map[string]edgeclaim.CertificateStatus{"ca": {NotAfter: now, Problem: "p"}},
 		},
 	}
 }

@@ -35,11 +35,18 @@ type RecordType string
 
 // The types in use, by lane.
 const (
-	TypeDeviceProvisioned RecordType = "device.provisioned" // prov
-	TypeDeviceReleased    RecordType = "device.released"    // prov
-	TypeClaimRefused      RecordType = "claim.refused"      // evt
-	TypeClockChanged      RecordType = "clock.changed"      // evt
-	TypeGap               RecordType = "gap"                // evt
+	TypeDeviceProvisioned RecordType = "device.provisioned"        // prov
+	TypeCredentialRotated RecordType = "device.credential.rotated" //nolint:gosec // prov; a type, no credential
+	TypeCredentialRevoked RecordType = "device.credential.revoked" //nolint:gosec // prov; the same
+	TypeDeviceReleased    RecordType = "device.released"           // prov
+	TypeDeviceSwapped     RecordType = "device.swapped"            // prov
+	TypeCloneSuspected    RecordType = "device.clone_suspected"    // prov
+	TypeDeviceUnconfirmed RecordType = "device.unconfirmed"        // evt
+	TypeClaimRefused      RecordType = "claim.refused"             // evt
+	TypeClockChanged      RecordType = "clock.changed"             // evt
+	TypeAlarmRaised       RecordType = "alarm.raised"              // evt
+	TypeAuditHead         RecordType = "audit.head"                // evt
+	TypeGap               RecordType = "gap"                       // evt
 )
 
 // Stamp is when something happened, as well as the box can tell.

@@ -15,6 +15,30 @@ type Status struct {
 	Connections   ConnectionStatus   `json:"connections"`
 	Listeners     map[string]string  `json:"listeners"`
 	Store         StoreStatus        `json:"store"`
+	// Pending counts the claims that wait for an operator.
+	Pending uint64 `json:"pending_claims"`
+	// Alarms are what happened on the line that must not, since the program
+	// began; those of the way up are in Upstream.
+	Alarms []AlarmCount `json:"alarms,omitempty"`
+	Audit  AuditStatus  `json:"audit"`
+	// Certificates are those that the box stands for, by what they are for.
+	Certificates map[string]CertificateStatus `json:"certificates,omitempty"`
+}
+
+// AuditStatus is the end of the audit log's chain.
+type AuditStatus struct {
+	Sequence uint64 `json:"sequence"`
+	Hash     string `json:"hash,omitempty"`
+	// Lost counts the entries that could not be written since the program
+	// began.
+	Lost uint64 `json:"lost"`
+}
+
+// CertificateStatus is the age of a certificate of the box's own.
+type CertificateStatus struct {
+	NotAfter time.Time `json:"not_after"`
+	// Problem is why a file that changed was not taken; empty for none.
+	Problem string `json:"problem,omitempty"`
 }
 
 // Lamp is one light of the upstream's three.
@@ -80,6 +104,19 @@ const (
 	AlarmUpstreamBehind Alarm = "upstream_behind"
 	// AlarmQuarantine: upstream will never take a record.
 	AlarmQuarantine Alarm = "quarantine"
+
+	// AlarmCloned: two boards seem to use one identity.
+	AlarmCloned Alarm = "device_cloned"
+	// AlarmKeyOverused: a key is used far beyond what its template expects.
+	AlarmKeyOverused Alarm = "key_overused"
+	// AlarmThrottled: a source fails so often that its claims are put off.
+	AlarmThrottled Alarm = "claims_throttled"
+	// AlarmUnconfirmed: devices were given credentials and never used them.
+	AlarmUnconfirmed Alarm = "unconfirmed"
+	// AlarmAuditLost: entries of the audit log could not be written.
+	AlarmAuditLost Alarm = "audit_lost"
+	// AlarmCertificates: a certificate's files changed and cannot be used.
+	AlarmCertificates Alarm = "certificate_files"
 )
 
 // AlarmCount is an alarm, how often it rose and when last.

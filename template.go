@@ -41,8 +41,14 @@ type Template struct {
 	Groups           []string         `json:"default_groups,omitempty"`
 	HardwareIDFormat HardwareIDFormat `json:"hardware_id_format,omitempty"`
 	Approval         Approval         `json:"approval"`
-	Status           TemplateStatus   `json:"status"`
-	CreatedAt        time.Time        `json:"created_at"`
+	// AllowList: only hardware on the template's manifest may claim.
+	AllowList bool `json:"allow_list,omitempty"`
+	// ExpectedClaims is how many new devices one key is meant for; many more
+	// raise an alarm. 0: MaxClaims, or nobody knows.
+	ExpectedClaims uint32 `json:"expected_claims,omitempty"`
+
+	Status    TemplateStatus `json:"status"`
+	CreatedAt time.Time      `json:"created_at"`
 }
 
 // Bounded reports whether anything limits how many devices one key can make.
