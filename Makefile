@@ -50,15 +50,15 @@ tryout: need ## do what README.md tells a newcomer: make run, paste its lines, s
 	@scripts/tryout.sh
 
 test: need ## the core tests, against a real Mosquitto and PostgreSQL (under 10 minutes)
-	@scripts/packages.sh curl mosquitto mosquitto-clients postgresql
+	@scripts/packages.sh curl mosquitto mosquitto-clients openssl postgresql
 	$(REQUIRED) $(GOTEST) -short -timeout 10m $(PACKAGES)
 
 test-all: need ## every test: crash storms, full disks, system call traces, a million devices
-	@scripts/packages.sh curl mosquitto mosquitto-clients postgresql strace
+	@scripts/packages.sh curl mosquitto mosquitto-clients openssl postgresql strace
 	$(REQUIRED) $(GOTEST) -count=1 -timeout 30m $(PACKAGES)
 
 race: need ## the core tests under the race detector (needs a C compiler)
-	@scripts/packages.sh curl mosquitto mosquitto-clients postgresql cc
+	@scripts/packages.sh curl mosquitto mosquitto-clients openssl postgresql cc
 	$(REQUIRED) $(RACETEST) -short -timeout 20m $(PACKAGES)
 
 vet: need ## gofmt and go vet

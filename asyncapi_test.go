@@ -165,7 +165,7 @@ func TestAsyncAPIOperations(t *testing.T) {
 		switch {
 		case strings.Contains(address, "/down/") || strings.Contains(address, "_host"):
 			action, qos = "receive", "0"
-		case strings.HasPrefix(address, "provision/"):
+		case strings.HasPrefix(address, "provision/") || strings.HasPrefix(address, "devices/"):
 			action = "receive"
 		}
 		if operation["action"] != action || fmt.Sprint(mqtt["qos"]) != qos {
@@ -209,8 +209,42 @@ func TestAsyncAPIMessages(t *testing.T) {
 	for name := range d.part("channels") {
 		messages += len(d.part("channels", name, "messages"))
 	}
-	if messages != 14+4 { // those above, and the claim's
+	if messages != 14+4+4 { // those above, the claim's and the rotation's
 		t.Errorf("the channels have %d messages", messages)
+	}
+}
+
+// TestAsyncAPICredentials: what a device is told of each type of credential, and
+// what a box never says, on the channels of claims and of rotations.
+func TestAsyncAPICredentials(t *testing.T) {
+	t.Parallel()
+	d := readAsyncAPI(t)
+	const id = `"device_id":"8f1c0b7e-3d2a-5f56-9a10-2c4e6f8b1d33"`
+	psk := `"psk_identity":"8f1c0b7e-3d2a-5f56-9a10-2c4e6f8b1d33","psk":"` + strings.Repeat("A", 43) + `"`
+	for _, tc := range []struct {
+		text            string
+		claim, rotation bool
+	}{
+		{`{` + id + `,"api_key":"sk_live_x"}`, true, true},
+		{`{` + id + `,"api_key":"",` + psk + `}`, true, true},
+		{`{` + id + `,"api_key":"","certificate":"c","ca_chain":"r","private_key":"k","request_id":"7"}`, true, true},
+		{`{` + id + `,"api_key":"","certificate":"c","ca_chain":"r","previous_until":"2026-10-04T09:12:33Z"}`, false, true},
+		{`{"code":9,"message":"waiting for approval","details":[]}`, true, true},
+		{`{` + id + `}`, false, false},
+		{`{` + id + `,"api_key":"","psk":"` + strings.Repeat("A", 43) + `"}`, false, false},
+		{`{` + id + `,"api_key":"","certificate":"c"}`, false, false},
+		{`{` + id + `,"api_key":"","secret":"x"}`, false, false},
+		{`{"code":7,"message":"permission denied","details":[],"reason":"x"}`, false, false},
+	} {
+		value, err := jsonschema.UnmarshalJSON(strings.NewReader(tc.text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for channel, want := range map[string]bool{"claimResponse": tc.claim, "rotateResponse": tc.rotation} {
+			if err := d.message(t, channel, "answer").Validate(value); (err == nil) != want {
+				t.Errorf("%s: %s: %v", channel, tc.text, err)
+			}
+		}
 	}
 }
 

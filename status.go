@@ -61,7 +61,8 @@ type UpstreamStatus struct {
 	App    Lamp `json:"app"`
 	// URL is where upstream is, without user information; empty for none.
 	URL string `json:"url,omitempty"`
-	// LastError says why the link or broker is down, in words.
+	// LastError says what keeps the box from telling, in words: why the link,
+	// broker or application is down, or that it grants no credit.
 	LastError string `json:"last_error,omitempty"`
 	// NextTrySeconds is when the next connection is tried, when one is due.
 	NextTrySeconds float64 `json:"next_try_seconds,omitempty"`
@@ -73,7 +74,7 @@ type UpstreamStatus struct {
 	UpstreamID string `json:"upstream_id,omitempty"`
 	// InFlight counts the records on their way, Credit how many may be.
 	InFlight int `json:"in_flight"`
-	Credit   int `json:"credit,omitempty"`
+	Credit   int `json:"credit"`
 	// Alarms are what upstream did that it must not, since the program began.
 	Alarms []AlarmCount `json:"alarms,omitempty"`
 }
@@ -104,6 +105,9 @@ const (
 	AlarmUpstreamBehind Alarm = "upstream_behind"
 	// AlarmQuarantine: upstream will never take a record.
 	AlarmQuarantine Alarm = "quarantine"
+	// AlarmEnrolment: there is an enrolment that cannot be read, and so nothing
+	// is taken from upstream.
+	AlarmEnrolment Alarm = "enrolment_damaged"
 
 	// AlarmCloned: two boards seem to use one identity.
 	AlarmCloned Alarm = "device_cloned"

@@ -368,8 +368,8 @@ func prefill(b *testing.B, dir string, devices int) {
 				return err
 			}
 			ref := edgeclaim.ClaimRef{Key: key.Hash, Tenant: ids.tenant, Hardware: hardware}
-			err = db.Claim(context.Background(), ref, func(g edgeclaim.Grant, _ *edgeclaim.Device) (*edgeclaim.Minted, error) {
-				g.Key.Claims++
+			err = db.Mint(context.Background(), ref, func(p edgeclaim.Present) (*edgeclaim.Minted, error) {
+				p.Grant.Key.Claims++
 				d := edgeclaim.Device{
 					ID: edgeclaim.NewDeviceID(ids.tenant, hardware, 1), Tenant: ids.tenant, Hardware: hardware, Name: "Cold Store Sensor",
 					Template: ids.template, Key: ids.key, Generation: 1, Status: edgeclaim.DeviceActive, ClaimedVia: edgeclaim.ViaMQTT,
@@ -379,7 +379,7 @@ func prefill(b *testing.B, dir string, devices int) {
 					Lane: edgeclaim.LaneProv, Type: edgeclaim.TypeDeviceProvisioned, Device: d.ID,
 					Data: fmt.Appendf(nil, `{"device_id":%q,"hardware_id":%q,"credential":{"type":"api_key","sha256":%q}}`, d.ID, hardware, d.Credential.Hash),
 				}
-				return &edgeclaim.Minted{Key: g.Key, Device: d, Record: record}, nil
+				return &edgeclaim.Minted{Key: p.Grant.Key, Device: d, Record: record}, nil
 			})
 			if err != nil {
 				return err

@@ -59,8 +59,9 @@ type box struct {
 	args []string // of serve, besides --data and the listeners
 	env  []string
 
-	httpAddr, mqttAddr string // fixed once known, so that a restart keeps them
-	metricsAddr        string
+	httpAddr, mqttAddr   string // fixed once known, so that a restart keeps them
+	httpsAddr, mqttsAddr string // empty: no such listener
+	metricsAddr          string
 
 	cmd    *exec.Cmd
 	exited chan error
@@ -83,6 +84,12 @@ func newBox(t testing.TB, args ...string) *box {
 	return b
 }
 
+// secure gives the box listeners with TLS as well, once it starts.
+func (b *box) secure() *box {
+	b.httpsAddr, b.mqttsAddr = "127.0.0.1:0", "127.0.0.1:0"
+	return b
+}
+
 // startBox makes a box and starts it.
 func startBox(t testing.TB, args ...string) *box {
 	t.Helper()
@@ -101,6 +108,9 @@ func (b *box) start() {
 func (b *box) launch() {
 	b.t.Helper()
 	line := []string{"serve", "--data", b.data, "--http", b.httpAddr, "--mqtt", b.mqttAddr, "--admin", b.metricsAddr}
+	if b.httpsAddr != "" {
+		line = append(line, "--https", b.httpsAddr, "--mqtt-tls", b.mqttsAddr)
+	}
 	b.cmd = exec.Command(program, append(line, b.args...)...)
 	b.cmd.Env = append(os.Environ(), b.env...)
 	b.cmd.Stdout, b.cmd.Stderr = b.log, b.log
@@ -124,7 +134,9 @@ func (b *box) waitReady() {
 		if err != nil || status.Listeners["http"] == "" || status.Listeners["mqtt"] == "" {
 			return false
 		}
-		for name, addr := range map[string]*string{"http": &b.httpAddr, "mqtt": &b.mqttAddr, "metrics": &b.metricsAddr} {
+		for name, addr := range map[string]*string{
+			"http": &b.httpAddr, "mqtt": &b.mqttAddr, "metrics": &b.metricsAddr, "https": &b.httpsAddr, "mqtt_tls": &b.mqttsAddr,
+		} {
 			if *addr != status.Listeners[name] { // after a restart it is the same, and others read it
 				*addr = status.Listeners[name]
 			}

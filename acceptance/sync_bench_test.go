@@ -141,9 +141,9 @@ func backlog(b *testing.B, dir string, devices int) {
 				return err
 			}
 			ref := edgeclaim.ClaimRef{Key: key.Hash, Tenant: ids.tenant, Hardware: d.Hardware}
-			err = db.Claim(context.Background(), ref, func(g edgeclaim.Grant, _ *edgeclaim.Device) (*edgeclaim.Minted, error) {
-				g.Key.Claims++
-				return &edgeclaim.Minted{Key: g.Key, Device: d, Record: provisionedRecord(&d, names)}, nil
+			err = db.Mint(context.Background(), ref, func(p edgeclaim.Present) (*edgeclaim.Minted, error) {
+				p.Grant.Key.Claims++
+				return &edgeclaim.Minted{Key: p.Grant.Key, Device: d, Record: provisionedRecord(&d, names)}, nil
 			})
 			if err != nil {
 				return err

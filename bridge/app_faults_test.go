@@ -81,6 +81,59 @@ func TestAppRefusedLater(t *testing.T) {
 	a.check(t, edgeclaim.LaneProv, 300, 0)
 }
 
+// TestAppRefusedShowsNothingOnItsWay: what the session before had on its way and
+// was allowed is not shown of a box that was refused.
+func TestAppRefusedShowsNothingOnItsWay(t *testing.T) {
+	a := newApplication(t, nil)
+	a.onBatch = func(a *application, _ *wire.Batch) bool { return true }
+	a.onHello = func(a *application, _ *wire.Hello) bool { return len(a.hellos) > 1 }
+	m := newMemory()
+	m.add(edgeclaim.LaneProv, 300)
+	b := startWith(t, appConf(a), m.parts())
+	b.awaitStatus(t, func(s edgeclaim.UpstreamStatus) bool { return s.InFlight == 300 && s.Credit > 0 })
+	a.do(func() {
+		a.say(wire.KindControl, &wire.Refused{Head: a.head(wire.TypeRefused), Code: wire.RefusedFenced})
+	})
+	status := b.awaitStatus(t, func(s edgeclaim.UpstreamStatus) bool { return s.App == edgeclaim.LampDown })
+	if status.InFlight != 0 || status.Credit != 0 {
+		t.Errorf("refused, %d of %d are on their way", status.InFlight, status.Credit)
+	}
+}
+
+// TestAppNeverPubacks: a broker that passes on all and acknowledges nothing is
+// given up before what it does not acknowledge fills the memory.
+func TestAppNeverPubacks(t *testing.T) {
+	a := newApplication(t, nil)
+	a.noPuback = true
+	m := newMemory()
+	b := startWith(t, appConf(a), m.parts())
+	b.awaitStatus(t, appUp)
+	for n := uint64(1); a.connections() < 2; n++ {
+		if n > 2000 {
+			t.Fatal("2,000 messages without a PUBACK")
+		}
+		m.add(edgeclaim.LaneProv, 1)
+		a.await(t, fmt.Sprint("record ", n), func() bool { return a.marks[epoch+"prov"] >= n })
+	}
+}
+
+// TestNextLook: what is over by the last look is no reason to look at once, and
+// what has passed since is one.
+func TestNextLook(t *testing.T) {
+	now := time.Now()
+	for name, due := range bridge.NextLook(now, now.Add(-time.Nanosecond)) {
+		if due.Before(now.Add(time.Minute)) {
+			t.Errorf("%s: over, and looked at every moment", name)
+		}
+	}
+	looked := now.Add(-time.Second)
+	for name, due := range bridge.NextLook(looked, looked.Add(time.Nanosecond)) {
+		if due.After(now) {
+			t.Errorf("%s: over since the last look, and not looked at", name)
+		}
+	}
+}
+
 // TestAppOldCopy: a box that is an old copy of itself begins another life,
 // however it is found out, and tells what is pending under it.
 func TestAppOldCopy(t *testing.T) {
@@ -400,6 +453,72 @@ func TestAppAgain(t *testing.T) {
 	}
 }
 
+// TestAppAnotherInstance: the word that another instance of the application
+// came is heeded however soon after a welcome it comes, once for many.
+func TestAppAnotherInstance(t *testing.T) {
+	a := newApplication(t, newSigner(t))
+	startWith(t, appConf(a), newMemory().parts(), a.enrolled())
+	for restart := range 3 {
+		hellos := 0
+		a.await(t, "a hello", func() bool { hellos = len(a.hellos); return hellos > 0 })
+		a.do(func() {
+			for range 50 {
+				a.raw(wire.HostTopic, fmt.Appendf(nil, `{"status":"online","upstream_id":"hub-1","instance":"%d","time":"2026-11-01T00:00:00Z"}`, restart), false)
+			}
+		})
+		a.await(t, "another hello", func() bool { return len(a.hellos) > hellos })
+	}
+	a.do(func() {
+		if n := len(a.hellos); n > 10 { // four, and some said twice on a slow machine
+			t.Errorf("%d hellos", n)
+		}
+	})
+}
+
+// TestAppGoes: the lamp goes out when the application says that it goes, and on
+// when it does anything after all.
+func TestAppGoes(t *testing.T) {
+	a := newApplication(t, nil)
+	m := newMemory()
+	b := startWith(t, appConf(a), m.parts())
+	b.awaitStatus(t, appUp)
+	a.await(t, "a hello", func() bool { return a.hello != nil })
+	a.do(func() {
+		a.raw(wire.HostTopic, []byte(`{"status":"offline","upstream_id":"hub-1","instance":"i","time":"2026-11-01T00:00:00Z"}`), false)
+	})
+	b.awaitStatus(t, func(s edgeclaim.UpstreamStatus) bool {
+		return s.App == edgeclaim.LampDown && strings.Contains(s.LastError, "it goes")
+	})
+	m.add(edgeclaim.LaneProv, 1)
+	b.awaitStatus(t, appUp)
+}
+
+// TestAppPutsOff: the lamp goes out when the application answers and takes
+// nothing, as one whose disk is full does.
+func TestAppPutsOff(t *testing.T) {
+	a := newApplication(t, nil)
+	full := true
+	a.onBatch = func(a *application, b *wire.Batch) bool {
+		if full {
+			a.say(wire.KindAck, &wire.Ack{Head: a.head(wire.TypeAck), Nack: []wire.Nack{
+				{Lane: b.Lane, Sequence: b.First, Code: wire.NackRetry, RetryAfter: 100, Reason: "the disk is full"},
+			}})
+		}
+		return full
+	}
+	m := newMemory()
+	m.add(edgeclaim.LaneProv, 10)
+	conf := appConf(a)
+	conf.AckTimeout = 500 * time.Millisecond
+	b := startWith(t, conf, m.parts())
+	b.awaitStatus(t, func(s edgeclaim.UpstreamStatus) bool {
+		return s.App == edgeclaim.LampDown && strings.Contains(s.LastError, "the disk is full")
+	})
+	a.do(func() { full = false })
+	m.awaitAcked(t, edgeclaim.LaneProv, 10)
+	b.awaitStatus(t, appUp)
+}
+
 // TestAppStuck: an application that is there and commits nothing is given up
 // after the ack timeout, and everything is told again.
 func TestAppStuck(t *testing.T) {
@@ -595,7 +714,7 @@ func TestAppCredit(t *testing.T) {
 	m := newMemory()
 	m.add(edgeclaim.LaneProv, 95)
 	b := startWith(t, appConf(a), m.parts())
-	b.awaitStatus(t, appUp)
+	b.awaitStatus(t, func(s edgeclaim.UpstreamStatus) bool { return appUp(s) && strings.Contains(s.LastError, "no credit") })
 	a.do(func() {
 		if len(a.batches) > 0 {
 			t.Error("told without credit")
@@ -604,6 +723,7 @@ func TestAppCredit(t *testing.T) {
 		a.say(wire.KindAck, &wire.Ack{Head: a.head(wire.TypeAck), Credit: &ten})
 	})
 	m.awaitAcked(t, edgeclaim.LaneProv, 95)
+	b.awaitStatus(t, func(s edgeclaim.UpstreamStatus) bool { return appUp(s) && s.Credit == 10 && s.LastError == "" })
 }
 
 // TestAppSpread: after an outage everything but prov waits, prov never does.
@@ -714,6 +834,37 @@ func TestAppSnapshotGoesOn(t *testing.T) {
 				t.Fatalf("device %d was not told", i)
 			}
 		}
+	})
+}
+
+// TestAppSnapshotOutgrown: a page that has outgrown its message when it is told
+// again makes the box begin anew, at once.
+func TestAppSnapshotOutgrown(t *testing.T) {
+	a := newApplication(t, nil)
+	all := someDevices(t, 2000)
+	m := newMemory()
+	for i := 0; i < len(all); i += 20 {
+		m.devices = append(m.devices, all[i])
+	}
+	first := ""
+	a.welcome = func(w *wire.Welcome) { w.Snapshot = true }
+	a.onPage = func(a *application, p *wire.SnapshotPage) bool {
+		if first != "" {
+			return p.ID == first
+		}
+		first = p.ID
+		if _, err := m.Adopt(context.Background(), all); err != nil {
+			a.problem("adopt: %v", err)
+		}
+		a.peer.Close()
+		return true
+	}
+	startWith(t, appConf(a), m.parts())
+	a.await(t, "another snapshot, whole", func() bool {
+		for _, devices := range a.pages {
+			return len(devices) == len(all)
+		}
+		return false
 	})
 }
 

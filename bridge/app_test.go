@@ -24,6 +24,8 @@ type application struct {
 	*upstream
 	names wire.Names
 	key   ed25519.PrivateKey // nil: says bare messages
+	// noPuback: it acknowledges nothing but the box's state; constant.
+	noPuback bool
 
 	// The hooks are the tests'; they are called with mu held, and return
 	// whether they did all there is to do.
@@ -82,7 +84,9 @@ func (a *application) serve(p *peer) {
 			ack.MessageID, ack.ReturnCodes = packet.MessageID, []byte{0}
 			_ = ack.Write(p)
 		case *packets.PublishPacket:
-			p.puback(packet.MessageID)
+			if !a.noPuback || packet.TopicName == a.names.State() {
+				p.puback(packet.MessageID)
+			}
 			a.take(p, packet.TopicName, packet.Payload)
 		case *packets.PingreqPacket:
 			_ = packets.NewControlPacket(packets.Pingresp).Write(p)

@@ -27,13 +27,21 @@ type conversation struct {
 	greeted  time.Time        // when it was last said
 	unheard  int              // hellos since the last answer
 	instance string           // of the application, as the host topic last said
+	returned time.Time        // when it is asked anew, for another instance came; zero for never
+	gone     bool             // it said that it goes, and nothing since
+	putOff   time.Time        // since when it has sent records back and taken none; zero for it does not
+	putOffBy string           // why, as it said
 
 	lanes    []*lane
 	inFlight int       // records on their way
 	credit   int       // as the application said
 	progress time.Time // since when what is on its way is awaited; zero for nothing
+	// unconfirmed are the messages whose PUBACK has not come, oldest first; those
+	// behind the first may have theirs.
+	unconfirmed []*client.Delivery
 
 	want     want
+	looked   time.Time // when the last step began
 	stopping bool
 }
 
@@ -91,9 +99,6 @@ func (c *conversation) run(ctx context.Context) error {
 				l.more = true
 			}
 		case <-c.reenrolled:
-			if !c.key.Equal(c.trusted()) {
-				return errEnrolled
-			}
 		case <-timer.C:
 		}
 	}
@@ -109,11 +114,15 @@ func (c *conversation) leave() {
 // step does everything that can be done now.
 func (c *conversation) step(ctx context.Context) error {
 	now := time.Now()
+	c.looked = now
 	if err := c.hear(ctx, now); err != nil {
 		return err
 	}
 	if c.stopping {
 		return nil
+	}
+	if c.phase == welcomed && !c.returned.IsZero() && !now.Before(c.returned) {
+		c.ask(now)
 	}
 	if !c.helloAt.IsZero() && !now.Before(c.helloAt) {
 		return c.hello(ctx, now)
@@ -129,12 +138,31 @@ func (c *conversation) step(ctx context.Context) error {
 		return err
 	}
 	err := c.tell(ctx, now)
-	c.lamps.flight(c.inFlight, c.limit())
+	c.show(now)
 	return err
 }
 
-// hear acts on what has come down.
+// show lights the application's lamp while the box is welcomed. It goes out
+// when the application said that it goes, and when it has put records off for
+// as long as an ack may take.
+func (c *conversation) show(now time.Time) {
+	switch {
+	case c.gone:
+		c.lamps.app(edgeclaim.LampDown, "the application said that it goes")
+	case !c.putOff.IsZero() && now.Sub(c.putOff) >= c.conf.AckTimeout:
+		c.lamps.app(edgeclaim.LampDown, "the application puts records off: "+c.putOffBy)
+	default:
+		c.lamps.app(edgeclaim.LampUp, "")
+		c.lamps.flight(c.inFlight, c.limit())
+	}
+}
+
+// hear acts on what has come down, unless another key is to be trusted by now
+// than what came was judged by.
 func (c *conversation) hear(ctx context.Context, now time.Time) error {
+	if !c.key.Equal(c.trusted()) {
+		return errEnrolled
+	}
 	l, nonce := c.inbox.read(), c.nonce
 	if l.host != nil {
 		c.hearHost(l.host, now)
@@ -154,6 +182,9 @@ func (c *conversation) hear(ctx context.Context, now time.Time) error {
 	}
 	if err != nil || c.phase != welcomed {
 		return err
+	}
+	if l.credit != nil || len(l.upto) > 0 || l.snapshot != nil {
+		c.gone = false
 	}
 	if l.credit != nil {
 		c.credit = max(0, *l.credit)
@@ -227,31 +258,55 @@ func (c *conversation) due() time.Time {
 	if c.phase != welcomed {
 		return at
 	}
+	earlier(c.returned)
 	if !c.progress.IsZero() {
 		earlier(c.progress.Add(c.conf.AckTimeout))
 	}
-	now := time.Now()
+	if out := c.putOff.Add(c.conf.AckTimeout); !c.putOff.IsZero() && out.After(c.looked) {
+		earlier(out)
+	}
+	// By the time of the last look: what was over then is done, and what has
+	// passed since is not.
 	for _, l := range c.lanes {
-		if l.paused.After(now) {
+		if l.paused.After(c.looked) {
 			earlier(l.paused)
 		}
 	}
-	if c.spread.After(now) {
+	if c.spread.After(c.looked) {
 		earlier(c.spread)
 	}
-	earlier(c.want.again)
+	if c.want.again.After(c.looked) {
+		earlier(c.want.again)
+	}
 	return at
 }
 
+// maxUnconfirmed is how many messages may wait for their PUBACK: the library
+// keeps each until it comes, though the application may long have answered.
+const maxUnconfirmed = 1024
+
 // publish sends a message up. Whether the broker has it says nothing here, but
-// that the connection takes it.
+// that the connection takes it; a broker that never says so is given up (P7).
 func (c *conversation) publish(kind string, payload []byte) error {
 	d := c.conn.Publish(client.Message{Topic: c.names.Up(kind), Payload: payload})
+	if isDone(d) {
+		return d.Err()
+	}
+	for len(c.unconfirmed) > 0 && isDone(c.unconfirmed[0]) {
+		c.unconfirmed = c.unconfirmed[1:]
+	}
+	if c.unconfirmed = append(c.unconfirmed, d); len(c.unconfirmed) > maxUnconfirmed {
+		return client.ErrNoPuback
+	}
+	return nil
+}
+
+func isDone(d *client.Delivery) bool {
 	select {
 	case <-d.Done():
-		return d.Err()
+		return true
 	default:
-		return nil
+		return false
 	}
 }
 

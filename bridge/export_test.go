@@ -17,6 +17,20 @@ func Encode(id Identity, epoch string, r *edgeclaim.Record) ([]byte, error) {
 	return wire.EncodeEvent(n, epoch, r)
 }
 
+// NextLook is when a conversation is to be looked at again that was looked at
+// then, and has a lane, a start and an asking for devices wait until a time.
+func NextLook(looked, until time.Time) map[string]time.Time {
+	due := func(l *lane, b *Bridge, w want) time.Time {
+		c := &conversation{session: &session{Bridge: b}, phase: welcomed, looked: looked, lanes: []*lane{l}, want: w}
+		return c.due()
+	}
+	return map[string]time.Time{
+		"lane":    due(&lane{paused: until}, &Bridge{}, want{}),
+		"start":   due(&lane{}, &Bridge{spread: until}, want{}),
+		"devices": due(&lane{}, &Bridge{}, want{again: until}),
+	}
+}
+
 // Ledger gives the tests generations that overlap, which Run never lets happen.
 type Ledger = ledger
 

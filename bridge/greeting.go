@@ -36,6 +36,7 @@ func (c *conversation) ask(now time.Time) {
 func (c *conversation) quiet(next phase) {
 	c.leave()
 	c.phase, c.unheard = next, 0
+	c.returned, c.gone, c.putOff = time.Time{}, false, time.Time{}
 	c.inFlight, c.progress, c.want = 0, time.Time{}, want{}
 	for _, l := range c.lanes {
 		l.begin(l.acked)
@@ -100,18 +101,21 @@ func (c *conversation) sooner(now time.Time) {
 	}
 }
 
-// hearHost takes the unsigned word that an application came: nothing follows
-// from it but a hello. A box that was welcomed a moment ago knows already, or
-// will hear again; anybody may say such a thing as often as he likes.
+// hearHost takes the unsigned word that an application came or goes: nothing
+// follows from it but a hello, or a lamp. Anybody may say such a thing as often
+// as he likes, so that a welcomed box asks again once in Config.WelcomeTimeout
+// at most; but it does ask, for who came may not be who welcomed it.
 func (c *conversation) hearHost(h *wire.Host, now time.Time) {
-	switch {
-	case h.Status != wire.Online:
-	case c.phase != welcomed:
+	if h.Status != wire.Online {
+		c.gone = true
+		return
+	}
+	if h.Instance != c.instance {
 		c.instance = h.Instance
+		c.returned = c.greeted.Add(c.conf.WelcomeTimeout)
+	}
+	if c.phase != welcomed {
 		c.sooner(now)
-	case h.Instance != c.instance && now.Sub(c.greeted) >= c.conf.WelcomeTimeout:
-		c.instance = h.Instance
-		c.ask(now)
 	}
 }
 

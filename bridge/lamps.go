@@ -58,6 +58,9 @@ func (l *lamps) app(lamp edgeclaim.Lamp, why string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.status.App, l.status.LastError = lamp, why
+	if lamp != edgeclaim.LampUp {
+		l.status.InFlight, l.status.Credit = 0, 0
+	}
 }
 
 // welcomed notes the application that took the box.
@@ -67,11 +70,15 @@ func (l *lamps) welcomed(upstream string) {
 	l.status.UpstreamID = upstream
 }
 
-// flight notes how many records are on their way, and how many may be.
+// flight notes how many records are on their way to an application that is
+// there, and how many may be. Without credit the box waits for it, however long.
 func (l *lamps) flight(records, credit int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.status.InFlight, l.status.Credit = records, credit
+	l.status.InFlight, l.status.Credit, l.status.LastError = records, credit, ""
+	if credit == 0 {
+		l.status.LastError = "welcomed, but the application grants no credit, so nothing is told"
+	}
 }
 
 // enrolled notes whether only what is signed is taken, and by whom.

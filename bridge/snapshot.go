@@ -75,9 +75,16 @@ func (c *conversation) tellPage(ctx context.Context, now time.Time) (sent, wait 
 	if s.sent > 0 {
 		from = s.told[s.sent-1].end
 	}
+	again := s.sent < len(s.told)
 	payload, p, err := c.encodePage(ctx, s, from)
-	if err != nil || payload == nil {
+	switch {
+	case err != nil:
 		return false, true, err
+	case payload == nil && again:
+		c.moved(now) // nothing of the one before is awaited any more
+		return c.tellPage(ctx, now)
+	case payload == nil: // a device that no message can carry
+		return false, true, nil
 	}
 	if s.sent == len(s.told) {
 		s.told = append(s.told, p)

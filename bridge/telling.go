@@ -205,6 +205,7 @@ func (c *conversation) acknowledge(name edgeclaim.Lane, upto uint64, now time.Ti
 	records, mark.Check = l.reach(upto)
 	c.inFlight -= records
 	c.ledger.put(c.generation, mark, records)
+	c.putOff = time.Time{}
 	c.moved(now)
 }
 
@@ -227,6 +228,10 @@ func (c *conversation) hearNack(ctx context.Context, n *wire.Nack, now time.Time
 	case wire.NackRetry:
 		wait := time.Duration(min(max(n.RetryAfter, turnLeast.Milliseconds()), retryMost.Milliseconds())) * time.Millisecond
 		l.pause(now.Add(wait))
+		if c.putOff.IsZero() {
+			c.putOff = now
+		}
+		c.putOffBy = reason(n.Reason)
 	case wire.NackGap:
 	default:
 		// A kind of a later version: to go back is right whatever it is.

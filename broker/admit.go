@@ -35,13 +35,81 @@ func (b *Broker) limitKeepAlive(cl *mqtt.Client) {
 
 func (b *Broker) refuseConnect(cl *mqtt.Client, code packets.Code) {
 	if cl.Properties.ProtocolVersion < 5 { // MQTT 3.1.1, section 3.2.2.3
-		if code == packets.ErrServerBusy {
+		if code == packets.ErrServerBusy || code == packets.ErrServerUnavailable {
 			code = packets.Err3ServerUnavailable
 		} else {
 			code = packets.Err3NotAuthorized
 		}
 	}
 	_ = b.server.SendConnack(cl, code, false, nil)
+}
+
+// admit decides who a client is. A certificate whose key it holds, and that is
+// a device's present one, says so alone: then its username has to be empty,
+// provision or the device's, and its password is not looked at. Any other
+// certificate counts for nothing.
+func (b *Broker) admit(c *conn, cl *mqtt.Client, pk *packets.Packet) packets.Code {
+	received := time.Now()
+	code, refused := b.admitAs(c, cl, pk)
+	if refused {
+		// All of a kind look alike, and answer alike (P3).
+		b.holdBack(c, edgeclaim.RefusalDelay-time.Since(received))
+	}
+	return code
+}
+
+// holdBack waits, unless the connection is closed.
+func (b *Broker) holdBack(c *conn, d time.Duration) { _ = waitFor(c.gone, d) }
+
+// admitAs also reports whether something that the client showed was refused.
+func (b *Broker) admitAs(c *conn, cl *mqtt.Client, pk *packets.Packet) (code packets.Code, refused bool) {
+	name := string(pk.Connect.Username)
+	claims := name == "" || name == claimantName
+	login := edgeclaim.Login{Via: edgeclaim.ViaMQTT, Source: c.source(), Chain: c.chain()}
+	if len(login.Chain) > 0 {
+		by, code := b.who(b.devices.Identify, login)
+		switch {
+		case code == packets.CodeSuccess:
+			if id, err := edgeclaim.ParseDeviceID(name); !claims && (err != nil || id != by.Device) {
+				return packets.ErrBadUsernameOrPassword, true
+			}
+			login.Device = by.Device
+			code = b.admitDevice(c, cl, pk, login)
+			return code, code == packets.ErrBadUsernameOrPassword
+		case code != packets.ErrBadUsernameOrPassword:
+			return code, false
+		}
+		login.Chain, refused = nil, true
+	}
+	if claims {
+		return b.admitClaimant(c, cl, pk), refused
+	}
+	var err error
+	if login.Device, err = edgeclaim.ParseDeviceID(name); err != nil {
+		return packets.ErrBadUsernameOrPassword, true
+	}
+	login.Key = edgeclaim.NewSecret(string(pk.Connect.Password))
+	if _, code = b.who(b.devices.Identify, login); code == packets.CodeSuccess {
+		code = b.admitDevice(c, cl, pk, login)
+	}
+	return code, refused || code == packets.ErrBadUsernameOrPassword
+}
+
+// who asks within the time that a connection has to log in. What the box cannot
+// tell is no refusal: a device that took it for one might throw its credential
+// away.
+func (b *Broker) who(about func(context.Context, edgeclaim.Login) (edgeclaim.Admission, error), login edgeclaim.Login) (edgeclaim.Admission, packets.Code) {
+	ctx, cancel := context.WithTimeout(b.ctx, b.cfg.ConnectTimeout)
+	defer cancel()
+	by, err := about(ctx, login)
+	switch {
+	case err == nil:
+		return by, packets.CodeSuccess
+	case errors.Is(err, edgeclaim.ErrUnauthenticated):
+		return by, packets.ErrBadUsernameOrPassword
+	}
+	b.log.LogAttrs(ctx, slog.LevelError, "login not decided", slog.Any("error", err))
+	return by, packets.ErrServerUnavailable
 }
 
 // admitClaimant lets a client in that may claim and nothing else. Its client id
@@ -63,32 +131,27 @@ func (b *Broker) admitClaimant(c *conn, cl *mqtt.Client, pk *packets.Packet) pac
 	if !b.claimants.enter(c) {
 		return packets.ErrServerBusy
 	}
-	c.role, c.active = roleClaimant, time.Now()
+	c.act()
+	c.role = roleClaimant
 	c.frame.limit = b.cfg.MaxClaimantPacket
+	c.pace = newPace(b.cfg.MaxDeviceRate, b.cfg.MaxDeviceBurst)
 	return packets.CodeSuccess
 }
 
-// admitDevice lets a device in that knows its credential. Its client id is its
-// device id, whatever it says. It returns with the device's lock held.
-func (b *Broker) admitDevice(c *conn, cl *mqtt.Client, pk *packets.Packet) packets.Code {
-	id, err := edgeclaim.ParseDeviceID(string(pk.Connect.Username))
-	if err != nil {
-		return packets.ErrBadUsernameOrPassword
-	}
-	key := edgeclaim.NewSecret(string(pk.Connect.Password))
-	if !b.authentic(id, key) {
-		return packets.ErrBadUsernameOrPassword
-	}
-	topics := topicsOf(id)
-	if pk.Connect.WillFlag && (pk.Connect.WillRetain || !topics.mayPublish(pk.Connect.WillTopic)) {
+// admitDevice lets a device in that Identify knows. Its client id is its device
+// id, whatever it says. It returns with the device's lock held.
+func (b *Broker) admitDevice(c *conn, cl *mqtt.Client, pk *packets.Packet, login edgeclaim.Login) packets.Code {
+	id, topics := login.Device, topicsOf(login.Device)
+	if pk.Connect.WillFlag && (pk.Connect.WillRetain || !topics.mayWill(pk.Connect.WillTopic)) {
 		return packets.ErrNotAuthorized
 	}
 	// Only who knows the credential gets to wait for the lock. It is asked
 	// for again behind it, once it is registered: see Disconnect.
 	c.device, c.unlock = id, b.ids.lock(id)
 	b.ids.enter(id, cl)
-	if !b.authentic(id, key) {
-		return packets.ErrBadUsernameOrPassword
+	by, code := b.who(b.devices.Admit, login)
+	if code != packets.CodeSuccess {
+		return code
 	}
 	old, known := b.server.Clients.Get(id.String())
 	if b.seats.Add(1) > int64(b.cfg.MaxDevices) && (!known || old.Closed()) {
@@ -101,27 +164,49 @@ func (b *Broker) admitDevice(c *conn, cl *mqtt.Client, pk *packets.Packet) packe
 		cl.Properties.Props.AssignedClientID = cl.ID
 	}
 	c.topics, c.role = topics, roleDevice
+	c.admission, c.since = by, time.Since(c.born)
 	c.frame.limit = b.cfg.MaxDevicePacket
+	c.pace = newPace(b.cfg.MaxDeviceRate, b.cfg.MaxDeviceBurst)
 	b.connecting.leave(c)
+	b.leaveCrowd(c)
 	b.limitSession(c, cl, pk)
+	if by.ValidFor > 0 {
+		b.endIn(c, cl, by.ValidFor)
+	}
+	if known && !old.Closed() {
+		b.suspect(connOf(old), c)
+	}
 	if known && !pk.Connect.Clean {
 		b.partWith(old, c)
 	}
-	if tcp, ok := c.Conn.(*net.TCPConn); ok {
+	if tcp, ok := c.sock.Conn.(*net.TCPConn); ok {
 		_ = tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true}) // without it, MQTT's own is left
 	}
 	return packets.CodeSuccess
 }
 
-// authentic asks within the time that a connection has to log in.
-func (b *Broker) authentic(id edgeclaim.DeviceID, key edgeclaim.Secret) bool {
-	ctx, cancel := context.WithTimeout(b.ctx, b.cfg.ConnectTimeout)
-	defer cancel()
-	err := b.devices.Authenticate(ctx, id, key)
-	if err != nil && !errors.Is(err, edgeclaim.ErrUnauthenticated) {
-		b.log.LogAttrs(ctx, slog.LevelError, "authentication failed", slog.Any("error", err))
+// endIn ends a device's connection when what it was let in with ends: its
+// session stays, for the credential that took its place.
+func (b *Broker) endIn(c *conn, cl *mqtt.Client, in time.Duration) {
+	c.curfew.set(in, func() {
+		b.farewell(cl, packets.ErrNotAuthorized)
+		cl.Stop(packets.ErrNotAuthorized)
+	})
+}
+
+// suspect reports a takeover that looks like a clone's.
+func (b *Broker) suspect(old, c *conn) {
+	if old == nil || b.cfg.Suspect == nil {
+		return
 	}
-	return err == nil
+	now := time.Now()
+	age := now.Sub(old.born)
+	s, ok := b.clones.takenOver(now, c.device, displaced{
+		source: old.source(), age: age - old.since, silent: age - time.Duration(old.heard.Load()),
+	}, c.source())
+	if ok {
+		b.cfg.Suspect(s)
+	}
 }
 
 // limitSession bounds how long the session is kept. mochi is left without the

@@ -3,6 +3,8 @@ package broker_test
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"io"
 	"net"
@@ -101,18 +103,20 @@ func BenchmarkIdleConnections(b *testing.B) {
 	if path := os.Getenv("BROKER_IDLE_TARGET"); path != "" {
 		b.Skip("the other process")
 	}
-	for _, kind := range []string{"claimant", "device"} {
-		b.Run("kind="+kind, func(b *testing.B) {
-			for b.Loop() {
-				idle(b, kind == "device", 4000)
-			}
-		})
+	for _, secure := range []bool{false, true} {
+		for _, kind := range []string{"claimant", "device"} {
+			b.Run(fmt.Sprintf("tls=%v/kind=%s", secure, kind), func(b *testing.B) {
+				for b.Loop() {
+					idle(b, secure, kind == "device", 4000)
+				}
+			})
+		}
 	}
 }
 
 // idle starts this test binary again as a broker, connects n clients to it and
 // reports what its resident memory grew by.
-func idle(b *testing.B, devices bool, n int) {
+func idle(b *testing.B, secure, devices bool, n int) {
 	cmd := exec.Command(os.Args[0], "-test.run", "^TestIdleTarget$")
 	cmd.Env = append(os.Environ(), "BROKER_IDLE_TARGET=1")
 	in, err := cmd.StdinPipe()
@@ -131,9 +135,12 @@ func idle(b *testing.B, devices bool, n int) {
 		_ = cmd.Wait()
 	}()
 	lines := bufio.NewScanner(out)
-	addr := ""
+	plain, addr := "", ""
 	if lines.Scan() {
-		addr = lines.Text()
+		plain, addr, _ = strings.Cut(lines.Text(), " ")
+	}
+	if !secure {
+		addr = plain
 	}
 	before := resident(b, cmd.Process.Pid)
 	var conns []*mqttwire.Client
@@ -149,10 +156,7 @@ func idle(b *testing.B, devices bool, n int) {
 			login = deviceLogin(deviceID(b, i))
 			filter = "devices/" + login.Username + "/commands"
 		}
-		c, _, err := mqttwire.Dial(context.Background(), addr, mqttwire.V311, login)
-		if err != nil {
-			b.Fatal(err)
-		}
+		c := idleClient(b, addr, secure, devices, login)
 		conns = append(conns, c)
 		if _, err := c.Subscribe(filter); err != nil {
 			b.Fatal(err)
@@ -166,13 +170,40 @@ func idle(b *testing.B, devices bool, n int) {
 	b.ReportMetric(float64(resident(b, cmd.Process.Pid)-before)/float64(n), "B/conn")
 }
 
+// idleClient logs in; over TLS as a device, by a certificate.
+func idleClient(b *testing.B, addr string, secure, device bool, login mqttwire.Login) *mqttwire.Client {
+	if !secure {
+		c, _, err := mqttwire.Dial(context.Background(), addr, mqttwire.V311, login)
+		if err != nil {
+			b.Fatal(err)
+		}
+		return c
+	}
+	config := &tls.Config{InsecureSkipVerify: true} //nolint:gosec // what it takes is all that matters
+	if device {
+		config.Certificates = []tls.Certificate{selfSigned(b, login.Username, 300)}
+	}
+	nc, err := tls.Dial("tcp", addr, config)
+	if err != nil {
+		b.Fatal(err)
+	}
+	c := mqttwire.New(nc, mqttwire.V311)
+	if ack, err := c.Login(login); err != nil || ack.Code() != 0 {
+		b.Fatalf("CONNACK %#x, %v", ack.Code(), err)
+	}
+	return c
+}
+
 // TestIdleTarget is the broker of BenchmarkIdleConnections, no test.
 func TestIdleTarget(t *testing.T) {
 	if os.Getenv("BROKER_IDLE_TARGET") == "" {
 		t.Skip("for BenchmarkIdleConnections")
 	}
-	b := start(t, &rule{login: knowsAll}, nil)
-	fmt.Println(b.Addr())
+	b := startSecure(t, &rule{login: knowsAll}, nil)
+	b.rule.owner = func(chain []*x509.Certificate) (edgeclaim.DeviceID, error) {
+		return edgeclaim.ParseDeviceID(chain[0].Subject.CommonName)
+	}
+	fmt.Println(b.Addr(), b.TLSAddr())
 	lines := bufio.NewScanner(os.Stdin)
 	for lines.Scan() {
 		debug.FreeOSMemory()

@@ -5,6 +5,7 @@ package broker
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -17,6 +18,7 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"edgeclaim"
+	"edgeclaim/internal/crowd"
 	"edgeclaim/internal/mqttwire"
 )
 
@@ -36,10 +38,17 @@ type Claims interface {
 
 // Devices is who may log in. It is called from many goroutines at once.
 type Devices interface {
-	// Authenticate returns nil when key is the present credential of id,
-	// edgeclaim.ErrUnauthenticated when it is not, and another error when the
-	// box cannot tell; that is refused as well.
-	Authenticate(ctx context.Context, id edgeclaim.DeviceID, key edgeclaim.Secret) error
+	// Identify says who a login is, and stores nothing. Its error is
+	// edgeclaim.ErrUnauthenticated for a credential that lets nobody in, and
+	// another when the box cannot tell; neither lets the client in.
+	Identify(ctx context.Context, l edgeclaim.Login) (edgeclaim.Admission, error)
+	// Admit is Identify that counts as a use of the credential. It is asked
+	// behind the device's lock, once the login is registered (see Disconnect).
+	// nil: whatever the first use changes is durable (P1).
+	Admit(ctx context.Context, l edgeclaim.Login) (edgeclaim.Admission, error)
+	// Renew decides on a device's wish for another credential, as
+	// Claims.Answer does on a claim.
+	Renew(ctx context.Context, ask edgeclaim.RotateAsk) edgeclaim.Answer
 }
 
 // closeTimeout is how long Run waits for connections that were closed to end.
@@ -52,7 +61,7 @@ type Broker struct {
 	devices Devices
 	log     *slog.Logger
 	server  *mqtt.Server
-	doors   []*door
+	doors   []*door // the plain one, then the one with TLS, of those there are
 
 	connecting *pool
 	claimants  *pool
@@ -60,6 +69,10 @@ type Broker struct {
 	lastID     atomic.Uint64 // of a claimant
 	ids        idLocks
 	away       away
+	waiting    waiting
+	clones     clones
+	crowd      *crowd.Crowd  // those that have not logged in as a device
+	turns      chan struct{} // taken by handshakes that compute
 
 	// ctx is what hooks run under: mochi's have none. Cancelled when Run
 	// gives up waiting for the claims that have begun.
@@ -72,18 +85,14 @@ type Broker struct {
 	conns map[*conn]struct{} // all of them; guarded by mu
 }
 
-// New validates cfg and binds its listener. Nothing is accepted before Run,
+// New validates cfg and binds its listeners. Nothing is accepted before Run,
 // which also closes what New bound.
 func New(cfg Config, claims Claims, devices Devices, logger *slog.Logger) (*Broker, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("broker: %w", err)
 	}
-	// TCP keep-alive costs four system calls a connection, and a claimant's
-	// has a deadline anyway: it is switched on for devices only.
-	lc := net.ListenConfig{KeepAlive: -1}
-	ln, err := lc.Listen(context.Background(), "tcp", cfg.Address)
-	if err != nil {
-		return nil, fmt.Errorf("broker: %w", err)
+	if cfg.TLSAddress != "" && cfg.TLS == nil {
+		return nil, errors.New("broker: tls_address: no certificate to serve")
 	}
 	places := &sync.Mutex{}
 	b := &Broker{
@@ -92,21 +101,62 @@ func New(cfg Config, claims Claims, devices Devices, logger *slog.Logger) (*Brok
 		claimants:  newPool(places, cfg.MaxClaimants),
 		ids:        idLocks{held: map[edgeclaim.DeviceID]*idLock{}},
 		away:       newAway(cfg.MaxSessions),
+		waiting:    newWaiting(),
+		clones:     newClones(),
+		crowd:      crowd.New(cfg.MaxPerSource, crowd.Loopback),
+		turns:      make(chan struct{}, cfg.MaxHandshakes),
 		stopped:    make(chan struct{}),
 		conns:      map[*conn]struct{}{},
 	}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	b.server = mqtt.New(options(&cfg))
-	err = b.server.AddHook(&hook{b: b}, nil)
-	// A TLS listener will be a second door: tls.NewListener around its socket.
+	err := b.server.AddHook(&hook{b: b}, nil)
 	if err == nil {
-		err = b.addDoor("tcp", ln)
+		err = b.bind()
 	}
 	if err != nil {
-		ln.Close()
+		b.cancel()
 		return nil, fmt.Errorf("broker: %w", err)
 	}
 	return b, nil
+}
+
+// The doors' names in the log.
+const (
+	doorPlain = "tcp"
+	doorTLS   = "tls"
+)
+
+// bind makes the doors; an error leaves none.
+func (b *Broker) bind() error {
+	// TCP keep-alive costs four system calls a connection, and a claimant's
+	// has a deadline anyway: it is switched on for devices only.
+	lc := net.ListenConfig{KeepAlive: -1}
+	for _, at := range []struct {
+		id, address string
+		secure      *tls.Config
+	}{
+		{doorPlain, b.cfg.Address, nil},
+		{doorTLS, b.cfg.TLSAddress, b.cfg.TLS},
+	} {
+		if at.address == "" {
+			continue
+		}
+		ln, err := lc.Listen(context.Background(), "tcp", at.address)
+		if err == nil {
+			err = b.addDoor(at.id, ln, at.secure)
+		}
+		if err != nil {
+			if ln != nil {
+				ln.Close()
+			}
+			for _, d := range b.doors {
+				d.shut()
+			}
+			return err
+		}
+	}
+	return nil
 }
 
 // options are mochi's: its own limits as a second fence, and nothing on that
@@ -138,8 +188,20 @@ func options(cfg *Config) *mqtt.Options {
 // netBuffer is mochi's read buffer of each connection, in bytes.
 const netBuffer = 1 << 10
 
-// Addr is where the plain listener listens.
-func (b *Broker) Addr() net.Addr { return b.doors[0].ln.Addr() }
+// Addr is where the plain listener listens; nil when there is none.
+func (b *Broker) Addr() net.Addr { return b.addrOf(doorPlain) }
+
+// TLSAddr is where the listener with TLS listens; nil when there is none.
+func (b *Broker) TLSAddr() net.Addr { return b.addrOf(doorTLS) }
+
+func (b *Broker) addrOf(id string) net.Addr {
+	for _, d := range b.doors {
+		if d.id == id {
+			return d.ln.Addr()
+		}
+	}
+	return nil
+}
 
 // Connections counts who is connected.
 func (b *Broker) Connections() edgeclaim.ConnectionStatus {
@@ -166,6 +228,22 @@ func (b *Broker) Disconnect(id edgeclaim.DeviceID) {
 	b.away.void(id) // who is not away is forgotten at the end of its connection
 }
 
+// Shorten ends the device's connection in that time, if it was let in with that
+// credential, which has been replaced: nobody told the connection how long it is
+// still good. A login under way is ended at once, since it may have been let in
+// before the change; it comes again. Shorten takes no longer than Disconnect.
+func (b *Broker) Shorten(id edgeclaim.DeviceID, credential edgeclaim.KeyHash, in time.Duration) {
+	// In this order: see Disconnect.
+	if cl := b.ids.entering(id); cl != nil {
+		cl.Stop(packets.ErrAdministrativeAction)
+	}
+	if cl, ok := b.server.Clients.Get(id.String()); ok {
+		if c := connOf(cl); c != nil && c.admission.Credential.Equal(credential) {
+			b.endIn(c, cl, in)
+		}
+	}
+}
+
 // farewellTimeout is how long a connection that must go may keep its last word
 // waiting. There is room in the socket for a few bytes, or the client is slow.
 const farewellTimeout = 100 * time.Millisecond
@@ -178,8 +256,7 @@ func (b *Broker) farewell(cl *mqtt.Client, why packets.Code) {
 	}
 	defer cl.Unlock()
 	c := connOf(cl)
-	c.writeBy = time.Now().Add(farewellTimeout)
-	if err := c.SetWriteDeadline(c.writeBy); err == nil {
+	if err := c.sock.hurry(farewellTimeout); err == nil {
 		_, _ = c.Conn.Write(mqttwire.AppendDisconnect(nil, mqttwire.V5, why.Code))
 	}
 }
@@ -214,7 +291,9 @@ func (b *Broker) Run(ctx context.Context) error {
 	for range b.doors {
 		b.open.Add(1) // until its Serve returns
 	}
+	b.open.Go(b.tellDecided)
 	if err := b.server.Serve(); err != nil {
+		close(b.stopped)
 		return fmt.Errorf("broker: %w", err)
 	}
 	b.keepHouse(ctx)
@@ -232,7 +311,7 @@ func (b *Broker) drain() error {
 	b.connecting.close()
 	b.claimants.close()
 	for _, c := range b.all() {
-		if !b.claimants.working(c) {
+		if !b.busy(c) {
 			c.Close()
 		}
 	}
@@ -257,6 +336,12 @@ func (b *Broker) drain() error {
 		return fmt.Errorf("broker: %w", err)
 	}
 	return nil
+}
+
+// busy reports whether something is being decided for c. What waits for an
+// operator is not.
+func (b *Broker) busy(c *conn) bool {
+	return c.renewing.Load() || b.claimants.working(c) && !b.waiting.holds(c)
 }
 
 // waitFor waits for done or for d, and returns whether it was done.

@@ -2,7 +2,9 @@ package broker_test
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -30,7 +32,11 @@ type rule struct {
 	answer  func(ask edgeclaim.Ask) edgeclaim.Answer
 	stall   func(ctx context.Context) // before it answers
 	login   func(id edgeclaim.DeviceID, key edgeclaim.Secret) error
+	owner   func(chain []*x509.Certificate) (edgeclaim.DeviceID, error)
+	valid   func(id edgeclaim.DeviceID) time.Duration // nil: without end
+	renew   func(ask edgeclaim.RotateAsk) edgeclaim.Answer
 	answers atomic.Int64
+	admits  atomic.Int64
 }
 
 func (r *rule) Answer(ctx context.Context, ask edgeclaim.Ask) edgeclaim.Answer {
@@ -53,11 +59,33 @@ func (*rule) Fault(_ edgeclaim.Format, err error) edgeclaim.Answer {
 	return edgeclaim.Answer{Code: code, Body: body}
 }
 
-func (r *rule) Authenticate(_ context.Context, id edgeclaim.DeviceID, key edgeclaim.Secret) error {
-	if r.login == nil {
-		return edgeclaim.ErrUnauthenticated
+// Identify lets a login in by its certificate, if it has one, else by its key.
+func (r *rule) Identify(_ context.Context, l edgeclaim.Login) (edgeclaim.Admission, error) {
+	by, err := edgeclaim.Admission{Device: l.Device}, edgeclaim.ErrUnauthenticated
+	switch {
+	case len(l.Chain) > 0 && r.owner != nil:
+		by.Device, err = r.owner(l.Chain)
+		by.Credential = edgeclaim.NewSecret(string(l.Chain[0].Raw)).Hash()
+	case len(l.Chain) == 0 && r.login != nil:
+		err = r.login(l.Device, l.Key)
+		by.Credential = l.Key.Hash()
 	}
-	return r.login(id, key)
+	if err == nil && r.valid != nil {
+		by.ValidFor = r.valid(by.Device)
+	}
+	return by, err
+}
+
+func (r *rule) Admit(ctx context.Context, l edgeclaim.Login) (edgeclaim.Admission, error) {
+	r.admits.Add(1)
+	return r.Identify(ctx, l)
+}
+
+func (r *rule) Renew(_ context.Context, ask edgeclaim.RotateAsk) edgeclaim.Answer {
+	if r.renew == nil {
+		return edgeclaim.Answer{Code: edgeclaim.CodePermissionDenied}
+	}
+	return r.renew(ask)
 }
 
 // deviceID is the n-th device of a tenant; its password in these tests is its
@@ -121,6 +149,8 @@ func run(t testing.TB, r *rule, change func(*broker.Config), log *slog.Logger, b
 		}
 	}
 }
+
+func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // versions runs a test with both.
 func versions(t *testing.T, f func(t *testing.T, v mqttwire.Version)) {
@@ -265,3 +295,5 @@ func eventually(t testing.TB, what string, holds func() bool) {
 		}
 	}
 }
+
+func pemOf(der []byte) []byte { return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}) }

@@ -1,16 +1,23 @@
 package broker
 
 import (
+	"crypto/tls"
 	"fmt"
 	"net"
 	"time"
+
+	"edgeclaim"
 )
 
 // Config says where the broker listens and what it bounds (P7). The defaults
 // suit a box with 512 MiB of memory.
 type Config struct {
 	// Address is the plain TCP listener, host:port; port 0 for any free one.
+	// Empty: none.
 	Address string
+	// TLSAddress is the listener with TLS; empty: none. One of the two is
+	// there.
+	TLSAddress string
 
 	// MaxDevices bounds the connections of logged-in devices, 1 to MaxConnections.
 	MaxDevices int
@@ -56,12 +63,38 @@ type Config struct {
 	// MaxSessions bounds the sessions kept for devices that are away, 1 to
 	// MaxConnections. Full, the one that was away longest is forgotten.
 	MaxSessions int
+	// MaxPerSource bounds the connections of one source, an IPv4 address or a
+	// /64 of IPv6, that have not logged in as a device, 1 to MaxConnections.
+	// Full, the newest goes. Loopback has no bound.
+	MaxPerSource int
+	// MaxRefused is how many claims may be refused on one connection before it
+	// is ended, 1 to 1,000,000.
+	MaxRefused int
+	// MaxDeviceRate is how many packets a second are read of one client that
+	// is let in, and MaxDeviceBurst how many at once, 1 to 1,000,000. Above,
+	// they stay in the socket: TCP slows the client down, nothing is lost. A
+	// claim does not count, its own pace is the rule's, nor does the
+	// acknowledgement of a message that the client was sent.
+	MaxDeviceRate, MaxDeviceBurst int
+	// MaxHandshakes is how many TLS handshakes may compute at once, 1 to
+	// MaxConnections; the others wait, within ConnectTimeout. One that waits
+	// for its client takes no place.
+	MaxHandshakes int
+
 	// SessionExpiry is how long such a session is kept at most.
 	SessionExpiry time.Duration
 
 	// DrainTimeout is how long Run waits, once stopped, for claims that have
 	// begun.
 	DrainTimeout time.Duration
+
+	// TLS is what TLSAddress serves. It asks for the client's certificate and
+	// leaves it to Devices to say whose that is.
+	TLS *tls.Config
+	// Suspect is told of devices whose connections take each other over as two
+	// boards with one identity do. It is called behind the device's lock, and
+	// never blocks; nil for nobody.
+	Suspect func(edgeclaim.Suspicion)
 }
 
 // Bounds of a Config.
@@ -75,6 +108,8 @@ const (
 	// deadline for 43,691 s wraps to now.
 	maxKeepAlive = 43_690 * time.Second
 	maxTimeout   = time.Hour
+	// maxCount is the most that may be asked for of what is only counted.
+	maxCount = 1_000_000
 	// minClaimTimeout leaves a slow flash the time of a few commits.
 	minClaimTimeout = 100 * time.Millisecond
 )
@@ -98,6 +133,11 @@ func Defaults() Config {
 		MaxInflight:       256,
 		MaxPendingWrites:  64,
 		MaxSessions:       4_096,
+		MaxPerSource:      1_024,
+		MaxRefused:        16,
+		MaxDeviceRate:     200,
+		MaxDeviceBurst:    1_000,
+		MaxHandshakes:     64,
 		SessionExpiry:     24 * time.Hour,
 		DrainTimeout:      5 * time.Second,
 	}
@@ -106,8 +146,8 @@ func Defaults() Config {
 // Validate returns an error that names the first key at fault, as it is spelled
 // in the configuration file.
 func (c *Config) Validate() error {
-	if _, _, err := net.SplitHostPort(c.Address); err != nil {
-		return fmt.Errorf("address: want host:port: %w", err)
+	if err := c.validateAddresses(); err != nil {
+		return err
 	}
 	for _, n := range []struct {
 		key             string
@@ -123,6 +163,11 @@ func (c *Config) Validate() error {
 		{"max_inflight", c.MaxInflight, 1, 16_384},
 		{"max_pending_writes", c.MaxPendingWrites, 1, 8_192},
 		{"max_sessions", c.MaxSessions, 1, MaxConnections},
+		{"max_per_source", c.MaxPerSource, 1, MaxConnections},
+		{"max_refused", c.MaxRefused, 1, maxCount},
+		{"max_device_rate", c.MaxDeviceRate, 1, maxCount},
+		{"max_device_burst", c.MaxDeviceBurst, 1, maxCount},
+		{"max_handshakes", c.MaxHandshakes, 1, MaxConnections},
 	} {
 		if n.value < n.min || n.value > n.max {
 			return fmt.Errorf("%s: want %d to %d", n.key, n.min, n.max)
@@ -142,6 +187,21 @@ func (c *Config) Validate() error {
 	} {
 		if d.value < d.min || d.value > d.max {
 			return fmt.Errorf("%s: want %v to %v", d.key, d.min, d.max)
+		}
+	}
+	return nil
+}
+
+func (c *Config) validateAddresses() error {
+	if c.Address == "" && c.TLSAddress == "" {
+		return fmt.Errorf("address: want one, or a tls_address")
+	}
+	for _, at := range []struct{ key, address string }{{"address", c.Address}, {"tls_address", c.TLSAddress}} {
+		if at.address == "" {
+			continue
+		}
+		if _, _, err := net.SplitHostPort(at.address); err != nil {
+			return fmt.Errorf("%s: want host:port: %w", at.key, err)
 		}
 	}
 	return nil

@@ -1,42 +1,75 @@
 package broker
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"net"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	mqtt "github.com/mochi-mqtt/server/v2"
 )
 
-// conn is one connection, between the socket (or, one day, TLS over it) and
-// mochi. It is where mochi's want of deadlines and limits is made good:
-// a deadline until CONNECT and on every write, a limit on packets that depends
-// on who is connected, an idle time that pings do not prolong.
+// conn is one connection, between the socket, or TLS over it, and mochi. It is
+// where mochi's want of deadlines and limits is made good: a deadline until
+// CONNECT and on every write, a limit on packets that depends on who is
+// connected, an idle time that pings do not prolong, a rate of packets.
 //
 // mochi reads from one goroutine, and writes from several, one at a time.
 type conn struct {
-	net.Conn
-	cfg *Config
+	net.Conn // what mochi's bytes go over: sock, or TLS over it
+	sock     socket
+	cfg      *Config
+	born     time.Time     // with a monotonic reading
+	gone     chan struct{} // closed by Close
 
 	session // who it is
 
 	// Of the reading goroutine.
-	frame framer
-	rest  []byte // read from the socket already, after CONNECT
+	frame  framer
+	rest   []byte // read from the socket already, after CONNECT
+	readBy time.Time
+	pace   pace
 
-	// Of the writing goroutine, which holds mochi's lock on the client.
-	writeBy time.Time // the write deadline that is set
-
-	once   sync.Once
-	closed atomic.Bool
+	once sync.Once
 }
 
-func newConn(nc net.Conn, cfg *Config, now time.Time) (*conn, error) {
-	c := &conn{Conn: nc, cfg: cfg}
+// newConn takes a connection that was just accepted; secure is nil for a plain
+// one.
+func newConn(nc net.Conn, cfg *Config, secure *tls.Config, now time.Time) (*conn, error) {
+	c := &conn{sock: socket{Conn: nc, timeout: cfg.WriteTimeout}, cfg: cfg, born: now, gone: make(chan struct{})}
+	c.Conn = &c.sock
+	if secure != nil {
+		c.Conn = tls.Server(&c.sock, secure)
+	}
 	c.frame.limit = cfg.MaxClaimantPacket
 	return c, nc.SetReadDeadline(now.Add(cfg.ConnectTimeout))
+}
+
+// handshake is TLS's, if there is TLS. It proves that the client holds the key
+// of the certificate it shows; who that is, is asked at CONNECT.
+func (c *conn) handshake(turns chan struct{}) error {
+	secure, ok := c.Conn.(*tls.Conn)
+	if !ok {
+		return nil
+	}
+	h := &handshake{turns: turns, by: c.born.Add(c.cfg.ConnectTimeout), gone: c.gone, left: maxHandshake}
+	c.sock.shaking = h
+	defer func() {
+		h.rest()
+		c.sock.shaking = nil
+	}()
+	return secure.Handshake() // without a context, which costs a goroutine: reads and writes have deadlines
+}
+
+// chain is the certificates that the client has shown in the handshake.
+func (c *conn) chain() []*x509.Certificate {
+	secure, ok := c.Conn.(*tls.Conn)
+	if !ok {
+		return nil
+	}
+	return secure.ConnectionState().PeerCertificates
 }
 
 // disconnectHeader is the first byte of a DISCONNECT.
@@ -51,6 +84,9 @@ func connOf(cl *mqtt.Client) *conn {
 // Read hands out nothing after the CONNECT until it is known who is there, so
 // that a packet sent along with it is judged by the right limit.
 func (c *conn) Read(p []byte) (int, error) {
+	if err := c.keepPace(); err != nil {
+		return 0, err
+	}
 	n, err := 0, error(nil)
 	if len(c.rest) > 0 {
 		n = copy(p, c.rest)
@@ -58,18 +94,51 @@ func (c *conn) Read(p []byte) (int, error) {
 	} else if n, err = c.Conn.Read(p); n == 0 {
 		return 0, err
 	}
+	packets := 0
 	for at := 0; at < n; {
 		step, ended, ferr := c.frame.feed(p[at:n])
 		if ferr != nil {
 			return 0, ferr
 		}
 		at += step
-		if ended && c.role == roleConnecting && at < n {
+		if !ended {
+			continue
+		}
+		packets++
+		if c.role == roleConnecting && at < n {
 			c.rest = append([]byte(nil), p[at:n]...)
 			return at, nil
 		}
 	}
+	if c.role != roleConnecting {
+		now := time.Now()
+		c.heard.Store(int64(now.Sub(c.born)))
+		c.pace.spend(now, packets)
+	}
 	return n, err
+}
+
+// keepPace leaves the next bytes in the socket while the client is ahead of its
+// rate: TCP tells it to slow down, and nothing is lost. That time is not held
+// against it.
+func (c *conn) keepPace() error {
+	began := time.Now()
+	pause := c.pace.ahead(began)
+	if pause <= 0 {
+		return nil
+	}
+	t := time.NewTimer(pause)
+	defer t.Stop()
+	select {
+	case <-c.gone:
+		return net.ErrClosed
+	case <-t.C:
+	}
+	if c.readBy.IsZero() {
+		return nil
+	}
+	c.readBy = c.readBy.Add(time.Since(began))
+	return c.SetReadDeadline(c.readBy)
 }
 
 // Write blocks for at most twice the write timeout. What a failed write leaves
@@ -77,15 +146,6 @@ func (c *conn) Read(p []byte) (int, error) {
 func (c *conn) Write(p []byte) (int, error) {
 	if c.client != nil && c.client.Properties.ProtocolVersion < 5 && len(p) == 2 && p[0] == disconnectHeader {
 		return len(p), nil // MQTT 3.1.1 has none from a server (section 3.14); mochi sends it
-	}
-	// Setting a deadline costs a third of a small write: one is good until
-	// less than the timeout is left of it.
-	if now := time.Now(); c.writeBy.Sub(now) < c.cfg.WriteTimeout {
-		c.writeBy = now.Add(2 * c.cfg.WriteTimeout)
-		if err := c.SetWriteDeadline(c.writeBy); err != nil {
-			c.Close()
-			return 0, err
-		}
 	}
 	n, err := c.Conn.Write(p)
 	if err != nil {
@@ -98,20 +158,31 @@ func (c *conn) Write(p []byte) (int, error) {
 // client's keep-alive. It acts on reads alone: the same deadline on writes
 // would let a client that stops reading block those who publish to it.
 func (c *conn) SetDeadline(t time.Time) error {
-	if c.role == roleClaimant {
-		if idle := c.active.Add(c.cfg.IdleTimeout); t.IsZero() || idle.Before(t) {
+	if c.role == roleClaimant && !c.parked.Load() {
+		if idle := c.idleAt(); t.IsZero() || idle.Before(t) {
 			t = idle
 		}
 	}
+	c.readBy = t
 	return c.SetReadDeadline(t)
 }
 
-// Close may be called any number of times, from any goroutine.
+// idleAt is when a claimant that does nothing more has been idle for too long.
+func (c *conn) idleAt() time.Time {
+	return c.born.Add(time.Duration(c.active.Load()) + c.cfg.IdleTimeout)
+}
+
+// act counts as activity of a claimant.
+func (c *conn) act() { c.active.Store(int64(time.Since(c.born))) }
+
+// Close may be called any number of times, from any goroutine. It waits for
+// nothing: TLS would first say that it ends, for up to 5 s. MQTT's packets
+// have lengths, so nobody can pass a cut stream for a whole one.
 func (c *conn) Close() error {
 	var err error
 	c.once.Do(func() {
-		c.closed.Store(true)
-		err = c.Conn.Close()
+		close(c.gone)
+		err = c.sock.Close()
 	})
 	return err
 }

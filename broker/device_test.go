@@ -37,11 +37,14 @@ func TestDeviceLogin(t *testing.T) {
 			{"wrong password", func(l *mqttwire.Login) { l.Password = "sk_live_x" }, 0x86},
 			{"no password", func(l *mqttwire.Login) { l.Password = "" }, 0x86},
 			{"another's password", func(l *mqttwire.Login) { l.Password = passwordOf(other) }, 0x86},
-			{"box at fault", func(l *mqttwire.Login) { l.Username, l.Password = other.String(), passwordOf(other) }, 0x86},
+			{"box at fault", func(l *mqttwire.Login) { l.Username, l.Password = other.String(), passwordOf(other) }, 0x88},
 			{"will on another's topic", func(l *mqttwire.Login) {
 				l.Will = &mqttwire.Message{Topic: "devices/" + other.String() + "/telemetry", Payload: []byte("x")}
 			}, 0x87},
 			{"will as a claim", func(l *mqttwire.Login) { l.Will = &mqttwire.Message{Topic: "provision/request", Payload: []byte("x")} }, 0x87},
+			{"will as a request for a credential", func(l *mqttwire.Login) {
+				l.Will = &mqttwire.Message{Topic: "devices/" + id.String() + "/credentials/request", Payload: []byte("{}")}
+			}, 0x87},
 			{"retained will", func(l *mqttwire.Login) {
 				l.Will = &mqttwire.Message{Topic: telemetry, Payload: []byte("x"), Retain: true}
 			}, 0x9a},
@@ -51,8 +54,14 @@ func TestDeviceLogin(t *testing.T) {
 			_, ack := dial(t, b, v, login)
 			want := tt.v5
 			if v == mqttwire.V311 && want != 0 {
-				want = ack.Code() // which of the few that there are does not matter
-				if want == 0 {
+				want = 5
+				if tt.v5 == 0x88 { // else the device might throw its credential away
+					want = 3
+				}
+				if tt.v5 == 0x9a {
+					want = ack.Code() // which of the few that there are does not matter
+				}
+				if ack.Code() == 0 {
 					t.Errorf("%s: let in", tt.name)
 				}
 			}

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -17,14 +18,15 @@ import (
 // first error of accept, and starts goroutines that nobody awaits and whose
 // panics end the process.
 type door struct {
-	id   string
-	b    *Broker
-	ln   net.Listener
-	once sync.Once
+	id     string
+	b      *Broker
+	ln     net.Listener
+	secure *tls.Config // nil: plain
+	once   sync.Once
 }
 
-func (b *Broker) addDoor(id string, ln net.Listener) error {
-	d := &door{id: id, b: b, ln: ln}
+func (b *Broker) addDoor(id string, ln net.Listener, secure *tls.Config) error {
+	d := &door{id: id, b: b, ln: ln, secure: secure}
 	b.doors = append(b.doors, d)
 	return b.server.AddListener(d)
 }
@@ -78,14 +80,21 @@ func (d *door) Serve(establish listeners.EstablishFn) {
 
 // admit starts the connection's goroutine, unless it cannot be had.
 func (d *door) admit(nc net.Conn, establish listeners.EstablishFn) {
-	c, err := newConn(nc, &d.b.cfg, time.Now())
+	c, err := newConn(nc, &d.b.cfg, d.secure, time.Now())
 	if err != nil {
 		nc.Close()
+		return
+	}
+	if c.crowding = d.b.crowd.Enter(c.source()); !c.crowding {
+		c.Close() // the newest goes
+		d.b.log.LogAttrs(d.b.ctx, slog.LevelDebug, "connection refused",
+			slog.Any("source", c.source()), slog.String("reason", "too many of one source"))
 		return
 	}
 	d.b.put(c) // before it enters: drain shuts the pool, then closes whom it finds
 	if !d.b.connecting.enter(c) {
 		c.Close()
+		d.b.leaveCrowd(c)
 		d.b.drop(c)
 		return
 	}
@@ -103,7 +112,10 @@ func (d *door) attend(c *conn, establish listeners.EstablishFn) {
 		}
 		d.b.end(c)
 	}()
-	err := establish(d.id, c)
+	err := c.handshake(d.b.turns)
+	if err == nil {
+		err = establish(d.id, c)
+	}
 	panicked = false
 	d.b.log.LogAttrs(d.b.ctx, slog.LevelDebug, "connection ended",
 		slog.Any("source", c.source()), slog.Any("error", err))
@@ -112,6 +124,9 @@ func (d *door) attend(c *conn, establish listeners.EstablishFn) {
 // end undoes what the connection had. It is the last thing its goroutine does.
 func (b *Broker) end(c *conn) {
 	c.Close()
+	c.curfew.lift()
+	b.waiting.begin(c) // what waits, waits no more
+	b.leaveCrowd(c)
 	b.connecting.leave(c)
 	b.claimants.leave(c)
 	if c.seated {
@@ -127,6 +142,15 @@ func (b *Broker) end(c *conn) {
 		c.unlock()
 	}
 	b.drop(c)
+}
+
+// leaveCrowd takes the connection out of the count of its source: it ended, or
+// has shown a credential.
+func (b *Broker) leaveCrowd(c *conn) {
+	if c.crowding {
+		c.crowding = false
+		b.crowd.Leave(c.source())
+	}
 }
 
 func (b *Broker) put(c *conn) {

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"net"
+	"net/netip"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -128,4 +129,28 @@ func (f *flaky) Accept() (net.Conn, error) {
 		return nil, syscall.EMFILE
 	}
 	return f.Listener.Accept()
+}
+
+// Waiting is how many claims wait for approval.
+func (b *Broker) Waiting() int { return b.waiting.len() }
+
+// Displaced is how a connection was used that is taken over.
+type Displaced struct{ Age, Silent time.Duration }
+
+// Clones is what a broker remembers of takeovers.
+type Clones struct{ k clones }
+
+// NewClones remembers nothing.
+func NewClones() *Clones { return &Clones{newClones()} }
+
+// TakenOver is clones.takenOver.
+func (c *Clones) TakenOver(now time.Time, id edgeclaim.DeviceID, from, to netip.Addr, was Displaced) (edgeclaim.Suspicion, bool) {
+	return c.k.takenOver(now, id, displaced{source: from, age: was.Age, silent: was.Silent}, to)
+}
+
+// Len is how many devices are remembered.
+func (c *Clones) Len() int {
+	c.k.mu.Lock()
+	defer c.k.mu.Unlock()
+	return min(len(c.k.byID), c.k.order.Len())
 }

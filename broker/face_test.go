@@ -1,7 +1,6 @@
 package broker_test
 
 import (
-	"bytes"
 	"fmt"
 	"net"
 	"os/exec"
@@ -12,7 +11,6 @@ import (
 	paho "github.com/eclipse/paho.mqtt.golang"
 
 	"edgeclaim"
-	"edgeclaim/internal/mqttwire"
 )
 
 // A factory's own script: mosquitto_rr, of either version, in either format.
@@ -110,27 +108,4 @@ func receive(t *testing.T, from <-chan string) string {
 		t.Fatal("nothing came")
 		return ""
 	}
-}
-
-// Whatever bytes a stranger sends, the broker stays, and no goroutine of mochi's
-// takes the process with it.
-func FuzzPackets(f *testing.F) {
-	login := mqttwire.Login{Clean: true}
-	f.Add(byte(5), mqttwire.AppendSubscribe(nil, mqttwire.V5, 1, 1, "provision/response"))
-	f.Add(byte(4), mqttwire.AppendPublish(nil, mqttwire.V311, &mqttwire.Message{Topic: "provision/request", QoS: 1, ID: 1}))
-	f.Add(byte(5), []byte("\x82\x08\x00\x01\x00\x00\x03abc"))
-	f.Add(byte(5), []byte("\xf0\x00\x62\x02\x00\x01\x50\x02\x00\x01\x70\x02\x00\x01\x90\x03\x00\x01\x05"))
-	f.Add(byte(4), mqttwire.AppendConnect(nil, mqttwire.V311, &login))
-	b := start(f, &rule{}, nil)
-	f.Fuzz(func(t *testing.T, version byte, stream []byte) {
-		v := mqttwire.Version(4 + version%2)
-		conn := connect(t, b)
-		_, _ = conn.Write(mqttwire.AppendConnect(nil, v, &login))
-		_, _ = conn.Write(stream)
-		_, _ = conn.Write(bytes.Repeat([]byte{0xe0, 0}, 2))
-		if tcp, ok := conn.(*net.TCPConn); ok {
-			_ = tcp.CloseWrite()
-		}
-		closed(t, conn)
-	})
 }

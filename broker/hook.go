@@ -59,12 +59,7 @@ func (h *hook) OnConnect(cl *mqtt.Client, pk packets.Packet) (err error) {
 	cl.Properties.Props.ReceiveMaximum = 0
 	cl.State.Inflight.ResetSendQuota(0)
 	h.b.limitKeepAlive(cl)
-	var code packets.Code
-	if name := string(pk.Connect.Username); name == "" || name == claimantName {
-		code = h.b.admitClaimant(c, cl, &pk)
-	} else {
-		code = h.b.admitDevice(c, cl, &pk)
-	}
+	code := h.b.admit(c, cl, &pk)
 	if code == packets.CodeSuccess {
 		return nil
 	}
@@ -176,6 +171,10 @@ func (h *hook) OnPacketRead(cl *mqtt.Client, pk packets.Packet) (out packets.Pac
 		if c.role == roleClaimant {
 			h.b.touch(c)
 		}
+	case packets.Puback:
+		if _, awaited := cl.State.Inflight.Get(pk.PacketID); awaited {
+			c.pace.spend(time.Now(), -1) // its pace is that of those who publish to it
+		}
 	case packets.Disconnect:
 		c.disconnecting(cl, &pk)
 	}
@@ -204,10 +203,12 @@ func (*hook) ownID(c *conn, cl *mqtt.Client, pk *packets.Packet) {
 	}
 }
 
-// touch counts as activity of a claimant.
+// touch counts as activity of a claimant. One that waits for approval has work.
 func (b *Broker) touch(c *conn) {
-	c.active = time.Now()
-	b.claimants.rest(c)
+	c.act()
+	if !c.parked.Load() {
+		b.claimants.rest(c)
+	}
 }
 
 // disconnecting applies what a DISCONNECT says of the session (MQTT 5.0,
@@ -303,10 +304,13 @@ func (h *hook) OnPublish(cl *mqtt.Client, pk packets.Packet) (out packets.Packet
 		return pk, nil
 	}
 	c := connOf(cl)
-	if c != nil && c.role == roleDevice {
+	switch {
+	case c == nil:
+	case c.role == roleDevice && c.topics.requests(pk.TopicName):
+		h.b.renew(c, cl, &pk)
+	case c.role == roleDevice:
 		return pk, nil
-	}
-	if c != nil && c.role == roleClaimant {
+	case c.role == roleClaimant:
 		h.b.claim(c, cl, &pk)
 	}
 	return pk, packets.ErrRejectPacket

@@ -1,6 +1,8 @@
 package broker
 
 import (
+	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -27,13 +29,33 @@ type session struct {
 	client *mqtt.Client // nil until CONNECT
 	// settled: mochi got as far as OnDisconnect, and cleans up by itself.
 	settled bool
-	// active is when a claimant last did something that counts.
-	active time.Time
+	// crowding: counted among the connections of its source.
+	crowding bool
+
+	// active is when a claimant last did something that counts, heard when
+	// bytes last came, both in nanoseconds after the connection was born.
+	active, heard atomic.Int64
+
+	// turn is held over a claim, and over the asking again of one that waits
+	// for approval.
+	turn sync.Mutex
+	// refused is how many claims were; guarded by turn.
+	refused int
+	// parked: a claim of this connection waits for approval. It is at work
+	// then, and as long as its keep-alive says it lives.
+	parked atomic.Bool
 
 	device edgeclaim.DeviceID
-	topics deviceTopics
+	// admission is what it was let in with, since when; see born.
+	admission edgeclaim.Admission
+	since     time.Duration
+	topics    deviceTopics
 	// seated: counted among the devices.
 	seated bool
+	// renewing: a request for another credential is being decided on.
+	renewing atomic.Bool
+	// curfew ends the connection when its credential ends.
+	curfew curfew
 	// unlock releases the device's lock while it is held; see idLocks.
 	unlock func()
 	// expiry is for how many seconds the session outlives the connection; 0:
@@ -49,26 +71,82 @@ type session struct {
 	ids packetIDs
 }
 
-// deviceTopics are the only ones a device has anything to do with.
-type deviceTopics struct {
-	telemetry, events string // it may publish to these
-	commands, config  string // and subscribe to these
-}
+// deviceTopics are the only ones a device has anything to do with. All begin
+// with prefix.
+type deviceTopics struct{ prefix string }
+
+// What follows the prefix. A device subscribes to commands, config and the
+// credentials' responses, and publishes to the others.
+const (
+	telemetryTopic      = "telemetry"
+	eventsTopic         = "events"
+	commandsTopic       = "commands"
+	configTopic         = "config"
+	credentialsTopic    = "credentials/request"
+	credentialsCBOR     = "credentials/request/cbor"
+	credentialsAnswer   = "credentials/response"
+	credentialsAnswerCB = "credentials/response/cbor"
+)
 
 func topicsOf(id edgeclaim.DeviceID) deviceTopics {
-	prefix := "devices/" + id.String() + "/"
-	return deviceTopics{
-		telemetry: prefix + "telemetry",
-		events:    prefix + "events",
-		commands:  prefix + "commands",
-		config:    prefix + "config",
-	}
+	return deviceTopics{prefix: "devices/" + id.String() + "/"}
 }
 
-func (t *deviceTopics) mayPublish(name string) bool {
-	return name == t.telemetry || name == t.events
+// mayWill is what a device may have published after its end. A request is not:
+// nobody would be there to hear the answer.
+func (t *deviceTopics) mayWill(name string) bool {
+	own, ok := strings.CutPrefix(name, t.prefix)
+	return ok && (own == telemetryTopic || own == eventsTopic)
+}
+
+// requests reports whether what is published to name is a request for another
+// credential.
+func (t *deviceTopics) requests(name string) bool {
+	own, ok := strings.CutPrefix(name, t.prefix)
+	return ok && (own == credentialsTopic || own == credentialsCBOR)
+}
+
+func (t *deviceTopics) mayPublish(name string) bool { return t.mayWill(name) || t.requests(name) }
+
+// mayAnswerTo is where the answer to such a request may go.
+func (t *deviceTopics) mayAnswerTo(name string) bool {
+	own, ok := strings.CutPrefix(name, t.prefix)
+	return ok && (own == credentialsAnswer || own == credentialsAnswerCB)
 }
 
 func (t *deviceTopics) maySubscribe(filter string) bool {
-	return filter == t.commands || filter == t.config
+	own, ok := strings.CutPrefix(filter, t.prefix)
+	return ok && (own == commandsTopic || own == configTopic || t.mayAnswerTo(filter))
+}
+
+// curfew ends a connection at a time that may be moved forward.
+type curfew struct {
+	mu    sync.Mutex
+	timer *time.Timer // nil: no end is set; guarded by mu
+	at    time.Time   // guarded by mu
+	over  bool        // the connection has ended; guarded by mu
+}
+
+// set has end called in that time, unless it is to be called sooner. The timer
+// is the connection's, which stops it at its own end.
+func (f *curfew) set(in time.Duration, end func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	at := time.Now().Add(in)
+	if f.over || f.timer != nil && !at.Before(f.at) {
+		return
+	}
+	if f.timer != nil {
+		f.timer.Stop()
+	}
+	f.at, f.timer = at, time.AfterFunc(in, end)
+}
+
+func (f *curfew) lift() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.over = true
+	if f.timer != nil {
+		f.timer.Stop()
+	}
 }

@@ -2,23 +2,17 @@ package provision
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"time"
 
 	"edgeclaim"
+	"edgeclaim/internal/audit"
 )
 
-// secretBytes is the entropy of every key made here, in bytes.
-const secretBytes = 32
-
-// Prefixes of the keys made here.
-const (
-	apiKeyPrefix       = "sk_live_"
-	provisionKeyPrefix = "pk_factory_"
-)
+// claimTries is how often a claim is looked at anew when what it is decided on
+// changes between the look and the transaction. Each needs an operator's hand
+// in that moment.
+const claimTries = 4
 
 // Answer decides a claim and returns what to tell the asker, in the format it
 // asked in. It returns when the decision is durable (P1), a refusal no sooner
@@ -26,30 +20,34 @@ const (
 // it holds no core. It never fails: whatever happened is in the answer's Code,
 // and CodeUnavailable means that nothing is known to be stored.
 func (s *Service) Answer(ctx context.Context, ask edgeclaim.Ask) edgeclaim.Answer {
-	good, err := s.claim(ctx, ask)
-	outcome := good.outcome
+	v, err := s.claim(ctx, &ask)
+	outcome := v.outcome
 	if err != nil {
 		outcome = outcomeOf(err)
 	}
 	s.cfg.Observe(ask.Via, outcome, time.Since(ask.ReceivedAt))
-	if err == nil {
-		body, encodeErr := encode(ask.Format, accepted{
-			DeviceID: good.device.String(), APIKey: good.apiKey.Reveal(), RequestID: good.requestID,
-		})
-		if encodeErr == nil {
-			return edgeclaim.Answer{Body: body}
-		}
-		err = encodeErr
+	if err != nil {
+		return s.fail(&ask, err)
 	}
+	return edgeclaim.Answer{Body: v.body}
+}
+
+// fail answers with a fault, a refusal no sooner than all others.
+func (s *Service) fail(ask *edgeclaim.Ask, err error) edgeclaim.Answer {
 	f := faultOf(err)
-	switch f.code {
-	case edgeclaim.CodePermissionDenied:
+	throttled, _ := errors.AsType[*throttledError](err)
+	switch {
+	case f.code == edgeclaim.CodePermissionDenied, throttled != nil && throttled.refused:
 		waitUntil(ask.ReceivedAt.Add(edgeclaim.RefusalDelay))
-	case edgeclaim.CodeInternal, edgeclaim.CodeUnavailable:
-		s.logger.Error("claim not decided", "via", ask.Via, "source", ask.Source, "err", err)
+	case f.code == edgeclaim.CodeInternal, f.code == edgeclaim.CodeUnavailable:
+		s.logger.Error("request not decided", "via", ask.Via, "source", ask.Source, "err", err)
 	default: // told to the asker, who can mend it
 	}
-	return s.refuse(f, ask.Format, ask.Via == edgeclaim.ViaMQTT && f.code == edgeclaim.CodeResourceExhausted)
+	a := s.refuse(f, ask.Format, ask.Via == edgeclaim.ViaMQTT && f.code == edgeclaim.CodeResourceExhausted)
+	if waiting, ok := errors.AsType[*waitingError](err); ok {
+		a.Waiting = waiting.whose
+	}
+	return a
 }
 
 // waitUntil parks the goroutine until then. It heeds no context: an asker that
@@ -63,254 +61,260 @@ func waitUntil(then time.Time) {
 
 // verdict is the good end of a claim.
 type verdict struct {
-	outcome   Outcome
-	device    edgeclaim.DeviceID
-	apiKey    edgeclaim.Secret // empty for known hardware
-	requestID *string
+	outcome Outcome
+	body    []byte
 }
 
 // claim is the rule. It looks first, outside any write transaction, so that a
-// refusal or a re-claim costs no commit; what would make a device is decided
+// refusal or a re-claim costs no commit; what would make a credential is decided
 // again over the state inside the transaction, and that decision counts.
-func (s *Service) claim(ctx context.Context, ask edgeclaim.Ask) (verdict, error) {
-	req, err := decode(ask.Body, ask.Format)
+func (s *Service) claim(ctx context.Context, ask *edgeclaim.Ask) (verdict, error) {
+	c, err := s.readClaim(ctx, ask)
 	if err != nil {
 		return verdict{}, err
+	}
+	for range claimTries {
+		v, err := s.tryClaim(ctx, &c)
+		if !errors.Is(err, errMoved) {
+			return v, err
+		}
+	}
+	return verdict{}, edgeclaim.ErrUnavailable
+}
+
+// errMoved: what a claim is decided on is no longer what was looked at.
+var errMoved = errors.New("changed meanwhile")
+
+// readClaim decodes a claim and checks all that can be checked without knowing
+// any key.
+func (s *Service) readClaim(ctx context.Context, ask *edgeclaim.Ask) (claim, error) {
+	var req request
+	if err := decode(ask.Body, ask.Format, &req); err != nil {
+		return claim{}, err
 	}
 	c, err := req.validate()
 	if err != nil {
-		return verdict{}, err
+		return claim{}, err
 	}
-	c.via, c.now, c.source = ask.Via, s.clock.Now(), ask.Source
-	hash := c.key.Hash()
-	grant, err := s.store.Grant(ctx, hash)
+	if err := s.readCSR(ctx, &c.extras, req.CSR, ask.Format); err != nil {
+		return claim{}, err
+	}
+	c.via, c.source, c.room, c.format, c.now = ask.Via, ask.Source, ask.Room, ask.Format, s.clock.Now()
+	return c, nil
+}
+
+// tryClaim looks, judges and does as judged.
+func (s *Service) tryClaim(ctx context.Context, c *claim) (verdict, error) {
+	p, ref, err := s.look(ctx, c)
 	if errors.Is(err, edgeclaim.ErrNotFound) {
-		return verdict{}, s.deny(edgeclaim.ReasonUnknownKey, &c)
+		return verdict{}, s.deny(edgeclaim.ReasonUnknownKey, c, nil)
 	}
 	if err != nil {
 		return verdict{}, err
 	}
-	known, err := s.holder(ctx, grant.Template.Tenant, c.hardware)
+	j, err := s.judge(c, &p)
 	if err != nil {
 		return verdict{}, err
 	}
-	switch reason, mint, err := s.judge(&c, grant, known); {
-	case err != nil:
-		return verdict{}, err
-	case reason != "":
-		return verdict{}, s.deny(reason, &c)
-	case !mint:
-		return verdict{outcome: OutcomeKnown, device: known.ID, requestID: c.requestID}, nil
-	}
-	return s.mint(ctx, &c, edgeclaim.ClaimRef{Key: hash, Tenant: grant.Template.Tenant, Hardware: c.hardware}, grant, known)
-}
-
-// holder returns the device of a hardware, nil when it is new.
-func (s *Service) holder(ctx context.Context, tenant edgeclaim.TenantID, hardware edgeclaim.HardwareID) (*edgeclaim.Device, error) {
-	known, err := s.store.Holder(ctx, tenant, hardware)
-	if errors.Is(err, edgeclaim.ErrNotFound) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	return &known, nil
-}
-
-// judge is the table of DESIGN.md: why to refuse, or else whether a device is
-// to be made. It reads its arguments only.
-func (s *Service) judge(c *claim, g edgeclaim.Grant, known *edgeclaim.Device) (edgeclaim.Reason, bool, error) {
-	if reason := standing(g, c.now); reason != "" {
-		return reason, false, nil
-	}
-	matches, err := s.patterns.match(g.Template.Pattern, c.hardware)
-	if err != nil {
-		return "", false, err
-	}
-	if !matches {
-		return edgeclaim.ReasonPatternMismatch, false, nil
-	}
-	if known != nil && known.Status == edgeclaim.DeviceRevoked {
-		return edgeclaim.ReasonHardwareRevoked, false, nil
-	}
-	// A used-up key stays good for the hardware that it was used by: for its
-	// re-claims, and for its fresh start after a release.
-	if !usedBefore(g.Key, known) {
-		if reason := usedUp(g); reason != "" {
-			return reason, false, nil
-		}
-	}
-	return "", known == nil || known.Status == edgeclaim.DeviceReleased, nil
-}
-
-// usedBefore reports whether the key has made this device already: its present
-// credential, or, with a one-time key, an earlier one.
-func usedBefore(key edgeclaim.Key, known *edgeclaim.Device) bool {
-	return known != nil && (known.Key == key.ID || key.UsedBy == known.ID)
-}
-
-// standing says why a key cannot claim at all, whoever presents it.
-func standing(g edgeclaim.Grant, now time.Time) edgeclaim.Reason {
-	switch {
-	case g.Key.Status == edgeclaim.KeyRevoked:
-		return edgeclaim.ReasonKeyRevoked
-	case g.Key.Status == edgeclaim.KeyDisabled:
-		return edgeclaim.ReasonKeyDisabled
-	case g.Template.Status != edgeclaim.TemplateActive:
-		return edgeclaim.ReasonTemplateDisabled
-	case !g.Template.Expires.IsZero() && !now.Before(g.Template.Expires):
-		return edgeclaim.ReasonExpired
-	default:
-		return ""
-	}
-}
-
-// usedUp says why a key makes no further device.
-func usedUp(g edgeclaim.Grant) edgeclaim.Reason {
-	switch {
-	case g.Key.Status == edgeclaim.KeyUsed:
-		return edgeclaim.ReasonKeyUsed
-	case g.Template.MaxClaims > 0 && g.Key.Claims >= g.Template.MaxClaims:
-		return edgeclaim.ReasonKeyExhausted
-	default:
-		return ""
-	}
-}
-
-// mint makes the device, unless the state inside the transaction says
-// otherwise by then: hardware that claims twice at once gets one device. What
-// it leaves behind is composed before, outside the transaction, which one
-// claim holds at a time.
-func (s *Service) mint(ctx context.Context, c *claim, ref edgeclaim.ClaimRef, seen edgeclaim.Grant, before *edgeclaim.Device) (verdict, error) {
-	at := time.Now() // monotonic; the pace is no matter of the wall clock
-	if wait, ok := s.pace.take(seen.Key.ID, seen.Template.MaxClaimsPerMinute, at); !ok {
-		return verdict{}, &throttledError{wait: wait}
-	}
-	apiKey := newSecret(apiKeyPrefix)
-	minted, err := s.minted(c, seen, before, apiKey.Hash())
-	if err != nil {
-		return verdict{}, err
-	}
-	v := verdict{requestID: c.requestID}
-	var refused edgeclaim.Reason
-	err = s.store.Claim(ctx, ref, func(g edgeclaim.Grant, known *edgeclaim.Device) (*edgeclaim.Minted, error) {
-		reason, mint, err := s.judge(c, g, known)
-		refused = reason // all of these are set at each run: it may run again
+	if j.reason == "" && j.next == doWait {
+		j.next, err = s.wait(ctx, c, &p)
 		if err != nil {
-			return nil, err
+			return verdict{}, err
 		}
-		if reason != "" {
-			return nil, edgeclaim.ErrDenied
-		}
-		if !mint {
-			v.outcome, v.device, v.apiKey = OutcomeKnown, known.ID, edgeclaim.Secret{}
-			return nil, nil
-		}
-		minted.Key = accounted(g, known, minted.Device.ID)
-		v.outcome, v.device, v.apiKey = OutcomeMinted, minted.Device.ID, apiKey
-		return minted, nil
-	})
-	if (err != nil || v.outcome != OutcomeMinted) && seen.Template.MaxClaimsPerMinute > 0 {
-		s.pace.giveBack(seen.Key.ID, at)
 	}
 	switch {
-	case refused != "":
-		return verdict{}, s.deny(refused, c)
-	case errors.Is(err, edgeclaim.ErrNotFound): // the key went between the look and the claim
-		return verdict{}, s.deny(edgeclaim.ReasonUnknownKey, c)
-	case err != nil:
+	case j.reason != "":
+		return verdict{}, s.deny(j.reason, c, &p)
+	case j.next == doSay:
+		return s.say(c, &p, &j)
+	default:
+		return s.mint(ctx, c, ref, &p, j.next)
+	}
+}
+
+// look reads what the claim is judged by. The template is looked up first: it
+// says how the hardware id is read. That look is one into memory.
+func (s *Service) look(ctx context.Context, c *claim) (edgeclaim.Present, edgeclaim.ClaimRef, error) {
+	ref := edgeclaim.ClaimRef{Key: c.hash}
+	p, err := s.store.Look(ctx, ref)
+	if err != nil {
+		return p, ref, err
+	}
+	if p.Grant.Template.HardwareIDFormat == edgeclaim.FormatMAC {
+		folded, err := edgeclaim.FoldMAC(c.hardware)
+		if err != nil { // no 400: it would tell that the key is good
+			c.unfolded = true
+			return p, ref, nil
+		}
+		c.hardware = folded
+	}
+	grant := p.Grant
+	ref.Tenant, ref.Hardware = grant.Template.Tenant, c.hardware
+	p, err = s.store.Look(ctx, ref)
+	// The key is judged as it was before its hardware was looked for: used up by
+	// that very hardware between the two, it would be taken for another's.
+	p.Grant = grant
+	return p, ref, err
+}
+
+// say answers known hardware: with its credential once more, or with none.
+// Nothing is written.
+func (s *Service) say(c *claim, p *edgeclaim.Present, j *judgement) (verdict, error) {
+	v, err := s.told(c, p.Known.ID, &j.again)
+	if err != nil {
 		return verdict{}, err
 	}
+	kind := audit.KindClaimKnown
+	if v.outcome == OutcomeAgain {
+		kind = audit.KindClaimAgain
+	} else if doubtful(c, p) {
+		s.Suspect(edgeclaim.Suspicion{
+			Device: p.Known.ID, Kind: edgeclaim.SuspicionNonce, Count: 1, Sources: sources(c.source),
+		})
+	}
+	s.auditClaim(kind, c, p, p.Known.ID)
 	return v, nil
 }
 
-// accounted is the key after it has made a device. Its first claim by this
-// hardware counts; a fresh start after a release does not.
-func accounted(g edgeclaim.Grant, known *edgeclaim.Device, device edgeclaim.DeviceID) edgeclaim.Key {
-	key := g.Key
-	if usedBefore(key, known) {
-		return key
-	}
-	key.Claims++
-	if g.Template.OneTime {
-		key.Status, key.UsedBy = edgeclaim.KeyUsed, device
-	}
-	return key
+// doubtful reports whether a re-claim looks like another board's: the key that
+// made the device, with another nonce, though nobody has used the credential
+// yet. Another good key, or a rotation under way, is no such thing.
+func doubtful(c *claim, p *edgeclaim.Present) bool {
+	d := p.Known
+	return c.nonce != nil && d.Mint != nil && d.RotatedBy == "" && d.Key == p.Grant.Key.ID
 }
 
-// minted composes what an accepted claim leaves behind, but for the key's
-// accounting. A released device keeps its id and generation: those never
-// change, so that the look before the transaction tells them well enough.
-func (s *Service) minted(c *claim, g edgeclaim.Grant, known *edgeclaim.Device, credential edgeclaim.KeyHash) (*edgeclaim.Minted, error) {
-	device := edgeclaim.Device{
-		Tenant: g.Template.Tenant, Hardware: c.hardware, Name: c.name,
-		Template: g.Template.ID, Key: g.Key.ID, Profile: g.Template.Profile, Groups: g.Template.Groups,
-		Generation: 1, Status: edgeclaim.DeviceActive,
-		Credential: edgeclaim.Credential{Type: edgeclaim.CredentialAPIKey, Hash: credential, IssuedAt: c.now},
-		ClaimedAt:  c.now, ClaimedVia: c.via,
+// told is the verdict that says a credential, or that there is none to say.
+func (s *Service) told(c *claim, id edgeclaim.DeviceID, credential *said) (verdict, error) {
+	v := verdict{outcome: OutcomeKnown}
+	if credential.kind != "" {
+		v.outcome = OutcomeAgain
 	}
-	if known != nil {
-		device.ID, device.Generation = known.ID, known.Generation
-	} else {
-		device.ID = edgeclaim.NewDeviceID(device.Tenant, device.Hardware, device.Generation)
-	}
-	record, err := s.deviceRecord(edgeclaim.TypeDeviceProvisioned, &device, provisioned{
-		deviceFacts: s.facts(&device),
-		Name:        device.Name, Template: device.Template, Key: device.Key, Profile: device.Profile, Groups: device.Groups,
-		Credential: credentialFacts{Type: device.Credential.Type, Hash: credential},
-		ClaimedVia: device.ClaimedVia, ClaimedAt: device.ClaimedAt,
-	})
+	var err error
+	v.body, err = fitting(c.format, credential.body(id, c.format, c.requestID, time.Time{}), c.room)
+	return v, err
+}
+
+// minting is a claim on its way into the store.
+type minting struct {
+	c    *claim
+	next next
+	seen *edgeclaim.Present
+	// made is what is stored, but for the key's accounting, and body what is
+	// said then.
+	made edgeclaim.Minted
+	body []byte
+	// What the last run of decide came to.
+	v       verdict
+	reason  edgeclaim.Reason
+	present edgeclaim.Present
+}
+
+// mint makes the credential, unless the state inside the transaction says
+// otherwise by then: hardware that claims twice at once gets one device. What
+// it leaves behind is composed before, outside the transaction, which one
+// claim holds at a time.
+func (s *Service) mint(ctx context.Context, c *claim, ref edgeclaim.ClaimRef, p *edgeclaim.Present, next next) (verdict, error) {
+	at := time.Now() // monotonic; the pace is no matter of the wall clock
+	giveBack, err := s.admitPace(p, next, at)
 	if err != nil {
-		return nil, err
+		return verdict{}, err
 	}
-	return &edgeclaim.Minted{Key: g.Key, Device: device, Record: record}, nil
-}
-
-// newSecret returns prefix and 32 random bytes in unpadded base64url.
-func newSecret(prefix string) edgeclaim.Secret {
-	var b [secretBytes]byte
-	_, _ = rand.Read(b[:]) // never fails: crypto/rand ends the program rather
-	return edgeclaim.NewSecret(prefix + base64.RawURLEncoding.EncodeToString(b[:]))
-}
-
-// deviceFacts are in every record about a device.
-type deviceFacts struct {
-	Device   edgeclaim.DeviceID   `json:"device_id"`
-	Tenant   edgeclaim.TenantID   `json:"tenant_id"`
-	Hardware edgeclaim.HardwareID `json:"hardware_id"`
-	BoxID    string               `json:"box_id"`
-	Site     string               `json:"site"`
-}
-
-// provisioned is the data of device.provisioned.
-type provisioned struct {
-	deviceFacts
-	Name       string               `json:"name"`
-	Template   edgeclaim.TemplateID `json:"template_id"`
-	Key        edgeclaim.KeyID      `json:"key_id"`
-	Profile    string               `json:"profile_id,omitempty"`
-	Groups     []string             `json:"groups,omitempty"`
-	Credential credentialFacts      `json:"credential"`
-	ClaimedVia edgeclaim.Via        `json:"claimed_via"`
-	ClaimedAt  time.Time            `json:"claimed_at"`
-}
-
-type credentialFacts struct {
-	Type edgeclaim.CredentialType `json:"type"`
-	Hash edgeclaim.KeyHash        `json:"sha256"`
-}
-
-func (s *Service) facts(d *edgeclaim.Device) deviceFacts {
-	return deviceFacts{Device: d.ID, Tenant: d.Tenant, Hardware: d.Hardware, BoxID: s.cfg.BoxID, Site: s.cfg.Site}
-}
-
-// deviceRecord stamps a record about a device for LaneProv.
-func (s *Service) deviceRecord(kind edgeclaim.RecordType, d *edgeclaim.Device, data any) (*edgeclaim.Record, error) {
-	encoded, err := json.Marshal(data)
-	if err != nil {
-		return nil, err
+	m := minting{c: c, next: next, seen: p}
+	if err := s.compose(&m); err != nil {
+		giveBack()
+		return verdict{}, err
 	}
-	return &edgeclaim.Record{
-		Lane: edgeclaim.LaneProv, Type: kind, Device: d.ID, Stamp: s.clock.Stamp(), Data: encoded,
+	err = s.store.Mint(ctx, ref, func(now edgeclaim.Present) (*edgeclaim.Minted, error) { return s.decide(&m, now) })
+	if err != nil || m.v.outcome != OutcomeMinted {
+		giveBack()
+	}
+	switch {
+	case m.reason != "":
+		return verdict{}, s.deny(m.reason, c, &m.present)
+	case errors.Is(err, edgeclaim.ErrNotFound): // the key went between the look and the claim
+		return verdict{}, s.deny(edgeclaim.ReasonUnknownKey, c, nil)
+	case err != nil:
+		return verdict{}, err
+	}
+	kind := audit.KindClaimMinted
+	switch {
+	case m.v.outcome == OutcomeKnown:
+		kind = audit.KindClaimKnown
+	case m.v.outcome == OutcomeAgain:
+		kind = audit.KindClaimAgain
+	case next == doMint:
+		s.noteUse(p.Grant)
+	}
+	s.auditClaim(kind, c, p, m.made.Device.ID)
+	return m.v, nil
+}
+
+// admitPace asks whether the key, or the device, may have another credential
+// now, and returns what gives the place back.
+func (s *Service) admitPace(p *edgeclaim.Present, next next, at time.Time) (giveBack func(), err error) {
+	if next == doReissue {
+		if wait := s.rotations.take(p.Known.ID, at); wait > 0 {
+			return nil, &throttledError{wait: wait}
+		}
+		return func() {}, nil
+	}
+	key, limit := p.Grant.Key.ID, p.Grant.Template.MaxClaimsPerMinute
+	if wait, ok := s.pace.take(key, limit, at); !ok {
+		s.noteUse(p.Grant)
+		return nil, &throttledError{wait: wait}
+	}
+	return func() {
+		if limit > 0 {
+			s.pace.giveBack(key, at)
+		}
 	}, nil
+}
+
+// decide is the verdict over the state inside the transaction. It may run more
+// than once, and sets all that it says at each run.
+func (s *Service) decide(m *minting, now edgeclaim.Present) (*edgeclaim.Minted, error) {
+	m.v, m.reason, m.present = verdict{}, "", now
+	j, err := s.judge(m.c, &now)
+	if err != nil {
+		return nil, err
+	}
+	switch m.reason = j.reason; {
+	case j.reason != "":
+		return nil, edgeclaim.ErrDenied
+	case j.next == doSay:
+		m.v, err = s.told(m.c, now.Known.ID, &j.again)
+		return nil, err
+	case j.next != m.next || !m.seenSame(&now):
+		return nil, errMoved
+	}
+	minted := m.made
+	minted.Key = now.Grant.Key
+	if j.next == doMint {
+		minted.Key = accounted(now.Grant, now.Known, minted.Device.ID)
+		minted.SpendApproval = now.Approved
+	}
+	m.v = verdict{outcome: OutcomeMinted, body: m.body}
+	return &minted, nil
+}
+
+// seenSame reports whether what was composed still fits.
+func (m *minting) seenSame(now *edgeclaim.Present) bool {
+	d := &m.made.Device
+	if now.Next != d.ID || now.Generation != d.Generation {
+		return false
+	}
+	if m.next == doReissue && !now.Known.Credential.Hash.Equal(m.seen.Known.Credential.Hash) {
+		return false
+	}
+	return sameRow(now.Listed, m.seen.Listed)
+}
+
+// auditClaim writes a claim down that was not refused.
+func (s *Service) auditClaim(kind string, c *claim, p *edgeclaim.Present, id edgeclaim.DeviceID) {
+	s.parts.Auditor.Add(audit.Entry{
+		Kind: kind, Who: audit.WhoDevice, Source: addressText(c.source), Device: id.String(),
+		Tenant: p.Grant.Template.Tenant.String(), Hardware: c.hardware.String(),
+		Key: p.Grant.Key.ID.String(), Template: p.Grant.Template.ID.String(), Detail: map[string]string{"via": string(c.via)},
+	})
 }

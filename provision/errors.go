@@ -8,8 +8,11 @@ import (
 	"edgeclaim"
 )
 
-// retryLater is what a device is told when the box cannot commit now.
-const retryLater = 5 * time.Second
+// When a device is told to come back.
+const (
+	retryLater    = 5 * time.Second  // the box cannot commit now
+	retryApproval = 30 * time.Second // an operator has to look first
+)
 
 // fault is what the outside is told of an error.
 type fault struct {
@@ -34,17 +37,28 @@ var faults = []struct {
 	{edgeclaim.ErrExists, fault{code: edgeclaim.CodeAlreadyExists, message: "already exists"}},
 	{edgeclaim.ErrConflict, fault{code: edgeclaim.CodeAborted, message: "conflict"}},
 	{edgeclaim.ErrThrottled, fault{code: edgeclaim.CodeResourceExhausted, message: "too many requests", retry: time.Second}},
+	{edgeclaim.ErrWaiting, fault{code: edgeclaim.CodeFailedPrecondition, message: "waiting for approval", retry: retryApproval}},
 	{edgeclaim.ErrUnavailable, unavailable},
 	{context.DeadlineExceeded, unavailable},
 	{context.Canceled, unavailable},
 }
 
 // throttledError is an ErrThrottled that knows when to come back.
-type throttledError struct{ wait time.Duration }
+type throttledError struct {
+	wait time.Duration
+	// refused: it would have been a refusal, and is as late as one (P3).
+	refused bool
+}
 
 func (*throttledError) Error() string          { return edgeclaim.ErrThrottled.Error() }
 func (*throttledError) Is(target error) bool   { return target == edgeclaim.ErrThrottled }
 func (e *throttledError) retry() time.Duration { return e.wait.Truncate(time.Second) + time.Second }
+
+// waitingError is an ErrWaiting that knows whose approval is waited for.
+type waitingError struct{ whose edgeclaim.ClaimRef }
+
+func (*waitingError) Error() string        { return edgeclaim.ErrWaiting.Error() }
+func (*waitingError) Is(target error) bool { return target == edgeclaim.ErrWaiting }
 
 // faultOf looks an error up; what is in no row is an internal error.
 func faultOf(err error) fault {

@@ -1,6 +1,7 @@
 package provision
 
 import (
+	"context"
 	"time"
 
 	"edgeclaim"
@@ -11,8 +12,8 @@ import (
 
 // DecodeClaim decodes and validates a claim and returns its fields.
 func DecodeClaim(body []byte, format edgeclaim.Format) (key edgeclaim.Secret, name string, hardware edgeclaim.HardwareID, requestID *string, err error) {
-	req, err := decode(body, format)
-	if err != nil {
+	var req request
+	if err := decode(body, format, &req); err != nil {
 		return edgeclaim.Secret{}, "", edgeclaim.HardwareID{}, nil, err
 	}
 	c, err := req.validate()
@@ -35,3 +36,43 @@ func (p *Pace) GiveBack(key edgeclaim.KeyID, at time.Time) { p.giveBack(key, at)
 
 // Keys is how many keys it holds times for.
 func (p *Pace) Keys() int { return len(p.claims) }
+
+// Sweep looks through all devices at once.
+func (s *Service) Sweep(ctx context.Context) {
+	for s.sweepPage(ctx) == sweepPause {
+	}
+}
+
+// DecodeRenewal decodes and validates a device's wish for another credential,
+// its CSR too.
+func (s *Service) DecodeRenewal(ctx context.Context, body []byte, format edgeclaim.Format) (csr []byte, err error) {
+	var req renewal
+	if err := decode(body, format, &req); err != nil {
+		return nil, err
+	}
+	e, err := req.validate()
+	if err == nil {
+		err = s.readCSR(ctx, &e, req.CSR, format)
+	}
+	return e.csr, err
+}
+
+// DecodeWhole is DecodeClaim with what is in the CSR.
+func (s *Service) DecodeWhole(ctx context.Context, body []byte, format edgeclaim.Format) (csr []byte, err error) {
+	c, err := s.readClaim(ctx, &edgeclaim.Ask{Body: body, Format: format})
+	return c.csr, err
+}
+
+// Ration lets each name take so many within a span.
+type Ration struct{ *ration[string] }
+
+// NewRation returns one that remembers so many names.
+func NewRation(limit int, span time.Duration, names int) Ration {
+	return Ration{newRation[string](limit, span, names)}
+}
+
+// Take is ration's own, and Names how many it remembers.
+func (r Ration) Take(name string, now time.Time) time.Duration { return r.take(name, now) }
+
+// Names is how many it remembers.
+func (r Ration) Names() int { return len(r.byKey) }

@@ -2,16 +2,13 @@ package provision
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"sync"
 	"time"
 
 	"edgeclaim"
+	"edgeclaim/internal/audit"
 )
-
-// tellRefusals is how often refusals are told upstream, added up.
-const tellRefusals = time.Minute
 
 // refusalKey is what refusals are added up by: a closed set, so the tally is
 // bounded however many come.
@@ -45,11 +42,63 @@ func (t *tally) take() (map[refusalKey]uint64, time.Time) {
 }
 
 // deny counts a refusal under its reason, says it in the local log, and
-// returns the error that is the same for all (P3).
-func (s *Service) deny(reason edgeclaim.Reason, c *claim) error {
+// returns the error that is the same for all (P3). present is nil for an
+// unknown key. A source that has failed too often is put off instead, whatever
+// the reason; who is not refused never comes by here.
+func (s *Service) deny(reason edgeclaim.Reason, c *claim, present *edgeclaim.Present) error {
+	if present != nil && (reason == edgeclaim.ReasonKeyUsed || reason == edgeclaim.ReasonKeyExhausted) {
+		s.noteUse(present.Grant)
+	}
+	entry := audit.Entry{
+		Kind: audit.KindClaimRefused, Who: audit.WhoDevice, Source: addressText(c.source), Hardware: c.hardware.String(),
+		Reason: string(reason), Detail: map[string]string{"via": string(c.via)},
+	}
+	if present != nil {
+		entry.Tenant, entry.Key = present.Grant.Template.Tenant.String(), present.Grant.Key.ID.String()
+		entry.Template = present.Grant.Template.ID.String()
+	}
+	if wait := s.parts.Throttle.Wait(c.source); wait > 0 {
+		s.alarm(edgeclaim.AlarmThrottled, edgeclaim.KeyID{})
+		entry.Reason = string(OutcomeThrottled)
+		s.parts.Auditor.Add(entry)
+		return &throttledError{wait: wait, refused: true}
+	}
+	s.parts.Throttle.Fail(c.source)
+	s.parts.Auditor.Add(entry)
 	s.refused.add(refusalKey{reason, c.via}, c.now)
-	s.logger.Info("claim refused", "reason", reason, "via", c.via, "hardware_id", c.hardware, "source", c.source)
+	if say, unsaid := s.refusalLog.take(time.Now()); say {
+		s.logger.Info("claim refused", "reason", reason, "via", c.via, "hardware_id", c.hardware, "source", c.source, "unsaid", unsaid)
+	}
 	return &edgeclaim.Refusal{Reason: reason}
+}
+
+// refusalsLogged is how many refusals are logged one by one in a second: a
+// stranger must not fill the disk that the log is on. The others are counted
+// into the next line, and all of them are in the audit log.
+const refusalsLogged = 20
+
+// lineBudget bounds the lines of a log by the second.
+type lineBudget struct {
+	mu     sync.Mutex // guards what follows, for the length of an addition
+	since  time.Time  // monotonic
+	said   int
+	unsaid uint64
+}
+
+// take reports whether to say a line, and how many were not said before it.
+func (b *lineBudget) take(now time.Time) (say bool, unsaid uint64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if now.Sub(b.since) >= time.Second {
+		b.since, b.said = now, 0
+	}
+	if b.said >= refusalsLogged {
+		b.unsaid++
+		return false, 0
+	}
+	b.said++
+	unsaid, b.unsaid = b.unsaid, 0
+	return true, unsaid
 }
 
 // outcomeOf names what became of a claim that failed.
@@ -62,26 +111,12 @@ func outcomeOf(err error) Outcome {
 		return OutcomeInvalid
 	case errors.Is(err, edgeclaim.ErrThrottled):
 		return OutcomeThrottled
+	case errors.Is(err, edgeclaim.ErrWaiting):
+		return OutcomeWaiting
 	case errors.Is(err, edgeclaim.ErrUnavailable):
 		return OutcomeUnavailable
 	default:
 		return OutcomeInternal
-	}
-}
-
-// Run tells upstream once a minute what was refused, and once more when ctx
-// ends. It returns nil.
-func (s *Service) Run(ctx context.Context) error {
-	ticker := time.NewTicker(tellRefusals)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ticker.C:
-			s.tellRefused(ctx)
-		case <-ctx.Done():
-			s.tellRefused(context.WithoutCancel(ctx)) // the store closes after us
-			return nil
-		}
 	}
 }
 
@@ -102,13 +137,11 @@ func (s *Service) tellRefused(ctx context.Context) {
 	counts, since := s.refused.take()
 	now := s.clock.Now()
 	for key, count := range counts {
-		data, err := json.Marshal(refusedFacts{
+		record, err := s.record(edgeclaim.LaneEvt, edgeclaim.TypeClaimRefused, refusedFacts{
 			Reason: key.reason, Via: key.via, Count: count, Since: since, Until: now, BoxID: s.cfg.BoxID, Site: s.cfg.Site,
 		})
 		if err == nil {
-			err = s.store.Append(ctx, edgeclaim.Record{
-				Lane: edgeclaim.LaneEvt, Type: edgeclaim.TypeClaimRefused, Stamp: s.clock.Stamp(), Data: data,
-			})
+			err = s.store.Append(ctx, *record)
 		}
 		if err != nil {
 			s.logger.Warn("refusals not told yet", "reason", key.reason, "count", count, "err", err)

@@ -5,194 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"log/slog"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"edgeclaim"
-	"edgeclaim/internal/clock"
 	"edgeclaim/provision"
-	"edgeclaim/store"
 )
-
-const tenantText = "3f0e3f5e-7f4e-4a57-9a0b-6a1c2d3e4f50"
-
-// rig is the rule over a real store and a clock whose hands the test holds.
-type rig struct {
-	*provision.Service
-	t     testing.TB
-	store *store.DB
-	clock *clock.Clock
-	// closed: the test closed the store itself.
-	closed bool
-
-	mu       sync.Mutex // guards what follows: claims run in parallel
-	wall     time.Time
-	synced   bool
-	uptime   time.Duration
-	outcomes []provision.Outcome
-	voided   []edgeclaim.DeviceID
-}
-
-var built = time.Date(2026, 6, 1, 0, 0, 0, 0, time.UTC)
-
-func newRig(t testing.TB) *rig {
-	t.Helper()
-	r := &rig{t: t, wall: time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)}
-	cfg := store.Defaults()
-	cfg.Dir = t.TempDir()
-	db, err := store.Open(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if r.closed {
-			return
-		}
-		if err := db.Check(context.Background()); err != nil {
-			t.Errorf("check: %v", err)
-		}
-		if err := db.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	logger := slog.New(slog.NewTextHandler(io.Discard, nil))
-	r.store = db
-	r.clock = clock.New(clock.Config{
-		Wall:   func() time.Time { r.mu.Lock(); defer r.mu.Unlock(); return r.wall },
-		Uptime: func() time.Duration { r.mu.Lock(); defer r.mu.Unlock(); return r.uptime },
-		Synced: func() bool { r.mu.Lock(); defer r.mu.Unlock(); return r.synced },
-		Boot:   "boot", Build: built,
-	}, logger)
-	if err := r.clock.Load(t.Context(), db); err != nil {
-		t.Fatal(err)
-	}
-	r.Service = provision.New(provision.Config{
-		BoxID: "box", Site: "site",
-		Observe: func(_ edgeclaim.Via, o provision.Outcome, _ time.Duration) {
-			r.mu.Lock()
-			defer r.mu.Unlock()
-			r.outcomes = append(r.outcomes, o)
-		},
-		Void: func(id edgeclaim.DeviceID) { r.voided = append(r.voided, id) },
-	}, db, r.clock, logger)
-	return r
-}
-
-func (r *rig) setClock(wall time.Time, synced bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.wall, r.synced = wall, synced
-	r.uptime += 2 * time.Second // the clock looks at the kernel once a second
-}
-
-// template makes a template of the tenant with those changes.
-func (r *rig) template(change func(*edgeclaim.Template)) edgeclaim.Template {
-	r.t.Helper()
-	t := edgeclaim.Template{Name: "T", Profile: "profile-1", Groups: []string{"g1", "g2"}}
-	var err error
-	if t.Tenant, err = edgeclaim.ParseTenantID(tenantText); err != nil {
-		r.t.Fatal(err)
-	}
-	if change != nil {
-		change(&t)
-	}
-	if t, err = r.CreateTemplate(r.t.Context(), t); err != nil {
-		r.t.Fatal(err)
-	}
-	return t
-}
-
-func (r *rig) issue(t edgeclaim.Template) provision.IssuedKey {
-	r.t.Helper()
-	keys, err := r.IssueKeys(r.t.Context(), t.ID, 1)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	return keys[0]
-}
-
-func (r *rig) key(change func(*edgeclaim.Template)) edgeclaim.Secret {
-	r.t.Helper()
-	return r.issue(r.template(change)).Secret
-}
-
-// said is an answer, decoded.
-type said struct {
-	Code     edgeclaim.Code
-	DeviceID string `json:"device_id"`
-	APIKey   string `json:"api_key"`
-	Message  string
-	raw      string
-}
-
-func (r *rig) claim(key edgeclaim.Secret, hardware string) said {
-	r.t.Helper()
-	body, err := json.Marshal(map[string]string{"provision_key": key.Reveal(), "device_name": "Cold Store", "hardware_id": hardware})
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	return r.ask(string(body))
-}
-
-func (r *rig) ask(body string) said {
-	r.t.Helper()
-	// Received long ago, so that the tests do not wait for refusals.
-	a := r.Answer(r.t.Context(), edgeclaim.Ask{
-		Body: []byte(body), Format: edgeclaim.FormatJSON, Via: edgeclaim.ViaHTTP, ReceivedAt: time.Now().Add(-time.Hour),
-	})
-	s := said{raw: string(a.Body)}
-	if err := json.Unmarshal(a.Body, &s); err != nil {
-		r.t.Fatal(err)
-	}
-	if s.Code != a.Code {
-		r.t.Errorf("answer of code %d says %s", a.Code, a.Body)
-	}
-	return s
-}
-
-func (r *rig) lastOutcome() provision.Outcome {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.outcomes[len(r.outcomes)-1]
-}
-
-func (r *rig) records(lane edgeclaim.Lane) []edgeclaim.Record {
-	r.t.Helper()
-	records, err := r.store.Next(r.t.Context(), edgeclaim.Mark{Epoch: r.store.Epoch(), Lane: lane}, 1000)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	return records
-}
-
-func (r *rig) wantMinted(s said) said {
-	r.t.Helper()
-	if s.Code != 0 || s.APIKey == "" {
-		r.t.Fatalf("answer %s (%s), want a key", s.raw, r.lastOutcome())
-	}
-	return s
-}
-
-func (r *rig) wantKnown(s said, id string) {
-	r.t.Helper()
-	if want := fmt.Sprintf(`{"device_id":%q,"api_key":""}`, id); s.raw != want {
-		r.t.Fatalf("answer %s (%s), want %s", s.raw, r.lastOutcome(), want)
-	}
-}
-
-func (r *rig) wantDenied(s said, reason edgeclaim.Reason) {
-	r.t.Helper()
-	if s.raw != `{"code":7,"message":"permission denied","details":[]}` {
-		r.t.Errorf("answer %s, want the refusal", s.raw)
-	}
-	if got := r.lastOutcome(); got != "denied_"+provision.Outcome(reason) {
-		r.t.Errorf("outcome %s, want a refusal for %s", got, reason)
-	}
-}
 
 func TestFirstClaimAndReclaim(t *testing.T) {
 	r := newRig(t)
@@ -302,10 +122,10 @@ func TestRevokedHardwareIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.wantDenied(r.claim(key, "H"), edgeclaim.ReasonHardwareRevoked)
-	if err := r.Authenticate(t.Context(), id, edgeclaim.NewSecret(first.APIKey)); !errors.Is(err, edgeclaim.ErrUnauthenticated) {
+	if _, err := r.login(id, first.APIKey); !errors.Is(err, edgeclaim.ErrUnauthenticated) {
 		t.Errorf("a revoked device logs in: %v", err)
 	}
-	if _, err := r.Release(t.Context(), id); !errors.Is(err, edgeclaim.ErrConflict) {
+	if _, err := r.Release(t.Context(), id, false); !errors.Is(err, edgeclaim.ErrConflict) {
 		t.Errorf("a revoked device is released: %v", err)
 	}
 }
@@ -339,12 +159,12 @@ func TestOwnOneTimeKeyAfterAnother(t *testing.T) {
 	a, b := r.issue(oneTime), r.issue(oneTime)
 	first := r.wantMinted(r.claim(a.Secret, "H"))
 	id, _ := edgeclaim.ParseDeviceID(first.DeviceID)
-	if _, err := r.Release(t.Context(), id); err != nil {
+	if _, err := r.Release(t.Context(), id, false); err != nil {
 		t.Fatal(err)
 	}
 	r.wantMinted(r.claim(b.Secret, "H"))
 	r.wantKnown(r.claim(a.Secret, "H"), first.DeviceID)
-	if _, err := r.Release(t.Context(), id); err != nil {
+	if _, err := r.Release(t.Context(), id, false); err != nil {
 		t.Fatal(err)
 	}
 	r.wantMinted(r.claim(a.Secret, "H"))
@@ -447,15 +267,15 @@ func TestReleaseLetsTheHardwareClaimAnew(t *testing.T) {
 	key := r.key(func(t *edgeclaim.Template) { t.OneTime = true })
 	first := r.wantMinted(r.claim(key, "H"))
 	id, _ := edgeclaim.ParseDeviceID(first.DeviceID)
-	if err := r.Authenticate(t.Context(), id, edgeclaim.NewSecret(first.APIKey)); err != nil {
+	if _, err := r.login(id, first.APIKey); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 { // the second changes nothing
-		if d, err := r.Release(t.Context(), id); err != nil || d.Status != edgeclaim.DeviceReleased {
+		if d, err := r.Release(t.Context(), id, false); err != nil || d.Status != edgeclaim.DeviceReleased {
 			t.Fatalf("release: %+v, %v", d, err)
 		}
 	}
-	if err := r.Authenticate(t.Context(), id, edgeclaim.NewSecret(first.APIKey)); !errors.Is(err, edgeclaim.ErrUnauthenticated) {
+	if _, err := r.login(id, first.APIKey); !errors.Is(err, edgeclaim.ErrUnauthenticated) {
 		t.Errorf("the old key still logs in: %v", err)
 	}
 	if len(r.voided) == 0 || r.voided[0] != id {
@@ -466,7 +286,7 @@ func TestReleaseLetsTheHardwareClaimAnew(t *testing.T) {
 	if second.DeviceID != first.DeviceID || second.APIKey == first.APIKey {
 		t.Errorf("after the release: %s", second.raw)
 	}
-	if err := r.Authenticate(t.Context(), id, edgeclaim.NewSecret(second.APIKey)); err != nil {
+	if _, err := r.login(id, second.APIKey); err != nil {
 		t.Errorf("the new key: %v", err)
 	}
 	var types []edgeclaim.RecordType
@@ -481,10 +301,11 @@ func TestReleaseLetsTheHardwareClaimAnew(t *testing.T) {
 	}
 }
 
-func TestAuthenticate(t *testing.T) {
+func TestLogin(t *testing.T) {
 	r := newRig(t)
 	first := r.wantMinted(r.claim(r.key(nil), "H"))
 	id, _ := edgeclaim.ParseDeviceID(first.DeviceID)
+	other, _ := edgeclaim.ParseDeviceID("8f1c0b7e-3d2a-5f56-9a10-2c4e6f8b1d33")
 	for name, c := range map[string]struct {
 		id  edgeclaim.DeviceID
 		key string
@@ -493,10 +314,11 @@ func TestAuthenticate(t *testing.T) {
 		"right":       {id, first.APIKey, true},
 		"wrong":       {id, first.APIKey + "x", false},
 		"empty":       {id, "", false},
-		"unknown id":  {edgeclaim.DeviceID{}, first.APIKey, false},
+		"unknown id":  {other, first.APIKey, false},
+		"no id":       {edgeclaim.DeviceID{}, first.APIKey, true},
 		"no id, none": {edgeclaim.DeviceID{}, "", false},
 	} {
-		err := r.Authenticate(t.Context(), c.id, edgeclaim.NewSecret(c.key))
+		_, err := r.login(c.id, c.key)
 		if (err == nil) != c.ok || err != nil && !errors.Is(err, edgeclaim.ErrUnauthenticated) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -565,7 +387,7 @@ func TestClock(t *testing.T) {
 				t.Errorf("afterwards: %s, want denied %v", s.raw, c.deniedAfter)
 			}
 			id, _ := edgeclaim.ParseDeviceID(before.DeviceID)
-			if err := r.Authenticate(t.Context(), id, edgeclaim.NewSecret(before.APIKey)); err != nil {
+			if _, err := r.login(id, before.APIKey); err != nil {
 				t.Errorf("time took a device away: %v", err)
 			}
 			if got := len(r.records(edgeclaim.LaneProv)); got < 1 {
@@ -584,9 +406,9 @@ func TestTemplateChecks(t *testing.T) {
 		"profile_id":          func(t *edgeclaim.Template) { t.Profile = "a\n" },
 		"hardware_id_pattern": func(t *edgeclaim.Template) { t.Pattern = "a)(b" },
 		"default_groups":      func(t *edgeclaim.Template) { t.Groups = make([]string, 65) },
-		"credential_type":     func(t *edgeclaim.Template) { t.Credential = edgeclaim.CredentialPSK },
-		"approval":            func(t *edgeclaim.Template) { t.Approval = edgeclaim.ApprovalManual },
-		"hardware_id_format":  func(t *edgeclaim.Template) { t.HardwareIDFormat = edgeclaim.FormatMAC },
+		"credential_type":     func(t *edgeclaim.Template) { t.Credential = "password" },
+		"approval":            func(t *edgeclaim.Template) { t.Approval = "perhaps" },
+		"hardware_id_format":  func(t *edgeclaim.Template) { t.HardwareIDFormat = "imei" },
 	} {
 		tmpl := edgeclaim.Template{Tenant: tenant, Name: "n"}
 		change(&tmpl)

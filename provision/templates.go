@@ -30,6 +30,11 @@ func (s *Service) CreateTemplate(ctx context.Context, t edgeclaim.Template) (edg
 	if err := checkTemplate(&t); err != nil {
 		return edgeclaim.Template{}, err
 	}
+	s.creating.Lock()
+	defer s.creating.Unlock()
+	if err := s.checkAgreement(ctx, &t); err != nil {
+		return edgeclaim.Template{}, err
+	}
 	if err := s.store.CreateTemplate(ctx, t); err != nil {
 		return edgeclaim.Template{}, err
 	}
@@ -56,36 +61,51 @@ func checkTemplate(t *edgeclaim.Template) error {
 	if year := t.Expires.UTC().Year(); year < 1 || year > 9999 {
 		return edgeclaim.Invalid("expires_at", "want a year of 1 to 9999 in UTC")
 	}
-	if len(t.Groups) > edgeclaim.MaxGroups {
-		return edgeclaim.Invalid("default_groups", "more than %d groups", edgeclaim.MaxGroups)
+	if err := checkGroups("default_groups", t.Groups); err != nil {
+		return err
 	}
-	for _, group := range t.Groups {
-		if err := edgeclaim.CheckName("default_groups", group); err != nil {
+	switch t.Credential {
+	case edgeclaim.CredentialAPIKey, edgeclaim.CredentialPSK, edgeclaim.CredentialX509:
+	default:
+		return edgeclaim.Invalid("credential_type", "want %s, %s or %s",
+			edgeclaim.CredentialAPIKey, edgeclaim.CredentialPSK, edgeclaim.CredentialX509)
+	}
+	switch t.Approval {
+	case edgeclaim.ApprovalAuto, edgeclaim.ApprovalManual:
+	default:
+		return edgeclaim.Invalid("approval", "want %s or %s", edgeclaim.ApprovalAuto, edgeclaim.ApprovalManual)
+	}
+	switch t.HardwareIDFormat {
+	case edgeclaim.FormatExact, edgeclaim.FormatMAC:
+	default:
+		return edgeclaim.Invalid("hardware_id_format", "want %s, or nothing", edgeclaim.FormatMAC)
+	}
+	return nil
+}
+
+func checkGroups(field string, groups []string) error {
+	if len(groups) > edgeclaim.MaxGroups {
+		return edgeclaim.Invalid(field, "more than %d groups", edgeclaim.MaxGroups)
+	}
+	for _, group := range groups {
+		if err := edgeclaim.CheckName(field, group); err != nil {
 			return err
 		}
 	}
-	return checkSupported(t)
+	return nil
 }
 
-// checkSupported refuses what the contract has and this version does not do
-// yet, rather than store a promise that nobody keeps.
-func checkSupported(t *edgeclaim.Template) error {
-	switch t.Credential {
-	case edgeclaim.CredentialAPIKey:
-	case edgeclaim.CredentialPSK, edgeclaim.CredentialX509:
-		return edgeclaim.Invalid("credential_type", "this version issues %s only", edgeclaim.CredentialAPIKey)
-	default:
-		return edgeclaim.Invalid("credential_type", "want %s", edgeclaim.CredentialAPIKey)
+// checkAgreement refuses a template that reads hardware ids in another way than
+// its tenant's others: one board would be two devices.
+func (s *Service) checkAgreement(ctx context.Context, t *edgeclaim.Template) error {
+	templates, err := s.store.Templates(ctx)
+	if err != nil {
+		return err
 	}
-	switch t.Approval {
-	case edgeclaim.ApprovalAuto:
-	case edgeclaim.ApprovalManual:
-		return edgeclaim.Invalid("approval", "this version approves by itself only")
-	default:
-		return edgeclaim.Invalid("approval", "want %s", edgeclaim.ApprovalAuto)
-	}
-	if t.HardwareIDFormat != edgeclaim.FormatExact {
-		return edgeclaim.Invalid("hardware_id_format", "this version matches hardware ids exactly only")
+	for i := range templates {
+		if other := &templates[i]; other.Tenant == t.Tenant && other.HardwareIDFormat != t.HardwareIDFormat {
+			return edgeclaim.Invalid("hardware_id_format", "the tenant's template %s has %q", other.ID, other.HardwareIDFormat)
+		}
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ program() {
 	curl) echo "curl the tests claim with it" ;;
 	mosquitto) echo "mosquitto the tests run the bridge against it" ;;
 	mosquitto-clients) echo "mosquitto_rr the tests claim with it" ;;
+	openssl) echo "openssl the tests make requests and judge certificates with it" ;;
 	postgresql) echo "postgres the tests run the hub against it" ;;
 	strace) echo "strace a test traces the fsync between claim and answer" ;;
 	cc) echo "cc the race detector needs a C compiler" ;;

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Starts a box in $DATA in the foreground, with a sample template and key made
-# on the first start, and prints lines that claim. Ctrl-C stops it.
+# Starts a box in $DATA in the foreground, with a sample template, a key and an
+# admin token made on the first start, and prints lines that claim and look.
+# Ctrl-C stops it.
 set -eu
 cd "$(dirname "$0")/.."
 data=${DATA:-var}
@@ -11,9 +12,10 @@ edgeclaim=bin/edgeclaim
 
 # Any tenant will do for a sample; this one is nobody's.
 tenant=5f0c6a1e-7d5b-4c39-9a57-0d3c1b1f4e10
-# The key is kept in the clear for the sample's sake alone: a box itself keeps
-# only hashes, and says a key once.
+# The key and the token are kept in the clear for the sample's sake alone: a box
+# itself keeps only hashes, and says each once.
 kept=$data/sample-key
+token=$data/sample-token
 umask 077
 
 # field NAME: the first string of that name in the JSON on standard input.
@@ -51,6 +53,18 @@ sample_key() {
 	field provision_key <"$kept"
 }
 
+# sample_token makes the admin token, unless the box knows the one that is kept.
+sample_token() {
+	if [ -s "$token" ] && [ -s "$token.id" ] &&
+		"$edgeclaim" token list --data "$data" --json | grep -qF "\"$(cat "$token.id")\""; then
+		return
+	fi
+	"$edgeclaim" token create --data "$data" --json --name sample --scope admin --expires 365d >"$token.new" || return 1
+	field token_id <"$token.new" >"$token.id"
+	field token <"$token.new" >"$token"
+	rm "$token.new"
+}
+
 # body HARDWARE-ID: a claim.
 body() {
 	printf '{"provision_key":"%s","device_name":"Cold Store Sensor","hardware_id":"%s"}' "$key" "$1"
@@ -73,6 +87,10 @@ tell() {
 	echo
 	echo "  curl -sS -H 'Content-Type: application/json' -d '$(body AA:BB:CC:00:11:24)' http://$http/api/v1/provision"
 	echo
+	echo "Look at the devices over the admin API, whose token is in $token:"
+	echo
+	echo "  curl -sS -H \"Authorization: Bearer \$(cat $token)\" http://$admin/api/v1/devices"
+	echo
 	echo "Again, the answer is the same device_id and an empty api_key. Metrics: http://$admin/metrics. Ctrl-C stops the box."
 }
 
@@ -91,10 +109,10 @@ trap stop TERM HUP
 
 if ready_within 150; then
 	key=$(sample_key) || key=
-	if [ -n "$key" ]; then
+	if [ -n "$key" ] && sample_token; then
 		tell
 	else
-		echo "edgeclaim: the box runs, but no sample key could be made; see above" >&2
+		echo "edgeclaim: the box runs, but no sample key or token could be made; see above" >&2
 	fi
 elif ! kill -0 "$box" 2>/dev/null; then
 	echo "edgeclaim: the box did not start. Where an address is taken, choose others:" >&2

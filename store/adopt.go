@@ -79,24 +79,18 @@ func (b *batch) adopt(d *edgeclaim.Device) (took bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	value, err := encodeDevice(d)
+	adopted := *d
+	adopted.Mint, adopted.Told = nil, true // no mint outlives the registry, and nobody knows whether it logged in
+	value, err := encodeDevice(&adopted)
 	if err != nil {
 		return false, err
 	}
-	row := b.state.Rows + 1
-	if err := b.ascending(bucketDevices).Put(number(row), value); err != nil {
-		return false, err
-	}
 	if alias {
-		if err := b.tx.Bucket(bucketAliases).Put(aliasKey(d.Tenant, d.Hardware), d.ID.Bytes()); err != nil {
+		if err := b.putAlias(d.Tenant, d.Hardware, d.ID); err != nil {
 			return false, err
 		}
-		b.aliases = &alias
 	}
-	b.dirty = true
-	b.state.Rows = row
-	b.fresh[d.ID] = row
-	return true, nil
+	return true, b.putDevice(d.ID, b.state.Rows+1, value)
 }
 
 // needsAlias reports whether a device is not found by its hardware without one,

@@ -42,7 +42,10 @@ type batch struct {
 	hashes map[edgeclaim.KeyHash]edgeclaim.KeyID
 	put    map[edgeclaim.KeyID]bool // those of keys to be put at the end
 
-	aliases *bool // whether there are any; nil until asked
+	aliases *bool  // whether there are any; nil until asked
+	seen    *sight // sight's; nil until asked
+
+	credentials changes // of rows, where they are noted
 
 	fresh      map[edgeclaim.DeviceID]uint64 // rows added, to join db.tail
 	folds      []int                         // partitions folded, to leave db.tail
@@ -215,6 +218,7 @@ func (db *DB) publish(b *batch) {
 	db.mu.Unlock()
 	db.catalog.Store(b.catalog)
 	db.keys.committed(b.keys, b.put)
+	db.credentials.committed(b.credentials)
 	db.published.Store(int64(b.id)) // last: readers may see the file now
 	db.warnFull()
 	if b.appended {

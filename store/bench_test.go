@@ -35,7 +35,7 @@ func fill(tb testing.TB, db *store.DB, keyOf func(n int) edgeclaim.KeyHash, from
 					return err
 				}
 				ref := edgeclaim.ClaimRef{Key: keyOf(n), Tenant: owner, Hardware: hw}
-				if err := db.Claim(context.Background(), ref, mint(ref)); err != nil {
+				if err := db.Mint(context.Background(), ref, mint(ref)); err != nil {
 					return err
 				}
 			}
@@ -169,4 +169,27 @@ func BenchmarkOpen(b *testing.B) {
 			}
 		})
 	}
+}
+
+// BenchmarkDeviceByCredential is the first look-up of a box, which takes in all
+// devices, and those after it.
+func BenchmarkDeviceByCredential(b *testing.B) {
+	const devices = 100_000
+	db, _ := filled(b, devices, nil)
+	b.Run(fmt.Sprintf("what=first/devices=%d", devices), func(b *testing.B) {
+		for b.Loop() {
+			b.StopTimer()
+			store.ForgetCredentials(db)
+			b.StartTimer()
+			finds(b, db, secretOf(deviceID(b, devices-1)))
+		}
+		b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/devices, "ns/device")
+	})
+	b.Run(fmt.Sprintf("what=later/devices=%d", devices), func(b *testing.B) {
+		n := 0
+		for b.Loop() {
+			finds(b, db, secretOf(deviceID(b, n%devices)))
+			n += 7919
+		}
+	})
 }

@@ -88,16 +88,16 @@ func TestChangeTemplateReachesTheNextClaim(t *testing.T) {
 	noErr(t, err)
 	changed.Groups[0] = "a caller's own copy"
 	ref := refer(t, k, "board-1")
-	noErr(t, db.Claim(t.Context(), ref, func(g edgeclaim.Grant, _ *edgeclaim.Device) (*edgeclaim.Minted, error) {
-		if g.Template.Status != edgeclaim.TemplateDisabled || g.Template.Groups[0] != "hall-2" {
-			t.Errorf("the claim sees %+v", g.Template)
+	noErr(t, db.Mint(t.Context(), ref, func(p edgeclaim.Present) (*edgeclaim.Minted, error) {
+		if p.Grant.Template.Status != edgeclaim.TemplateDisabled || p.Grant.Template.Groups[0] != "hall-2" {
+			t.Errorf("the claim sees %+v", p.Grant.Template)
 		}
 		return nil, nil
 	}))
-	grant, err := db.Grant(t.Context(), k.Hash)
+	seen, err := db.Look(t.Context(), edgeclaim.ClaimRef{Key: k.Hash})
 	noErr(t, err)
-	if grant.Template.Status != edgeclaim.TemplateDisabled {
-		t.Errorf("the grant is %+v", grant.Template)
+	if seen.Grant.Template.Status != edgeclaim.TemplateDisabled {
+		t.Errorf("the grant is %+v", seen.Grant.Template)
 	}
 	checkAndClose(t, db)
 	db = open(t, cfg)

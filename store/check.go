@@ -194,9 +194,12 @@ func check(ctx context.Context, db *bolt.DB) error {
 			if err != nil {
 				return err
 			}
-			parts := []func(*bolt.Tx, state) error{checkDevices, checkIndex, checkKeys, checkLanes}
+			parts := []func(*bolt.Tx, state) error{checkDevices, checkIndex, checkKeys, checkLanes, checkAliases}
 			if version > 1 { // an older file has no quarantine
 				parts = append(parts, checkQuarantine, checkMoves)
+			}
+			if version > 2 { // nor denials
+				parts = append(parts, checkTrust)
 			}
 			for _, part := range parts {
 				if err := errors.Join(ctx.Err(), part(tx, s)); err != nil {

@@ -20,13 +20,13 @@ func TestClaimStoresAllOrNothing(t *testing.T) {
 	ctx := t.Context()
 	ref := refer(t, k, "AA:BB:CC:00:11:22")
 
-	grant, err := db.Grant(ctx, k.Hash)
+	present, err := db.Look(ctx, ref)
 	noErr(t, err)
-	want, err := mint(ref)(grant, nil)
+	want, err := mint(ref)(present)
 	noErr(t, err)
 	noErr(t, claim(t, db, k, "AA:BB:CC:00:11:22"))
 
-	got, err := db.Holder(ctx, ref.Tenant, ref.Hardware)
+	got, err := holder(db, ref.Hardware.String())
 	noErr(t, err)
 	if diff := cmp.Diff(fmt.Sprintf("%+v", want.Device), fmt.Sprintf("%+v", got)); diff != "" {
 		t.Errorf("device changed on its way through the store:\n%s", diff)
@@ -68,6 +68,14 @@ func TestClaimRefusedLeavesNothing(t *testing.T) {
 			m.Device.ID = other
 			return m, nil
 		}, edgeclaim.ErrInvalid},
+		{"another hardware", "key-1", func(m *edgeclaim.Minted) (*edgeclaim.Minted, error) {
+			m.Device.Hardware = hardware(t, "other")
+			return m, nil
+		}, edgeclaim.ErrInvalid},
+		{"another generation", "key-1", func(m *edgeclaim.Minted) (*edgeclaim.Minted, error) {
+			m.Device.Generation++
+			return m, nil
+		}, edgeclaim.ErrInvalid},
 		{"record too large", "key-1", func(m *edgeclaim.Minted) (*edgeclaim.Minted, error) {
 			m.Record.Data = make([]byte, store.MaxRecord)
 			return m, nil
@@ -83,8 +91,8 @@ func TestClaimRefusedLeavesNothing(t *testing.T) {
 			stock(t, db)
 			before := snapshot(t, db)
 			ref := refer(t, key(t, tc.key, "template-1"), "board-1")
-			err := db.Claim(t.Context(), ref, func(g edgeclaim.Grant, known *edgeclaim.Device) (*edgeclaim.Minted, error) {
-				m, err := mint(ref)(g, known)
+			err := db.Mint(t.Context(), ref, func(p edgeclaim.Present) (*edgeclaim.Minted, error) {
+				m, err := mint(ref)(p)
 				if err != nil {
 					return nil, err
 				}
@@ -102,7 +110,7 @@ func TestPanicOfDecideIsTheCallersError(t *testing.T) {
 	db := open(t, config(t))
 	k := stock(t, db)
 	ref := refer(t, k, "board-1")
-	err := db.Claim(t.Context(), ref, func(edgeclaim.Grant, *edgeclaim.Device) (*edgeclaim.Minted, error) { panic("oops") })
+	err := db.Mint(t.Context(), ref, func(edgeclaim.Present) (*edgeclaim.Minted, error) { panic("oops") })
 	if err == nil || db.Err() != nil {
 		t.Fatalf("claim: %v, store: %v", err, db.Err())
 	}
@@ -123,7 +131,11 @@ func snapshot(tb testing.TB, db *store.DB) []string {
 	noErr(tb, err)
 	count, err := db.Count(ctx)
 	noErr(tb, err)
-	return []string{fmt.Sprint(stats), fmt.Sprint(keys), fmt.Sprint(devices), fmt.Sprint(templates), fmt.Sprint(count)}
+	denials, err := db.Denials(ctx, edgeclaim.Denial{}, 1000)
+	noErr(tb, err)
+	waiting, err := db.PendingClaims(ctx, edgeclaim.DeviceID{}, 1000)
+	noErr(tb, err)
+	return []string{fmt.Sprint(denials), fmt.Sprint(waiting), fmt.Sprint(stats), fmt.Sprint(keys), fmt.Sprint(devices), fmt.Sprint(templates), fmt.Sprint(count)}
 }
 
 func TestManyClaimsAtOnceAreOneDeviceEach(t *testing.T) {
@@ -137,7 +149,7 @@ func TestManyClaimsAtOnceAreOneDeviceEach(t *testing.T) {
 				if err := claim(t, db, k, hw); err != nil {
 					return err
 				}
-				if _, err := db.Holder(t.Context(), tenant(t), hardware(t, hw)); err != nil {
+				if _, err := holder(db, hw); err != nil {
 					return fmt.Errorf("claimed and not there: %w", err)
 				}
 			}
@@ -219,6 +231,11 @@ func TestChangeDeviceRefusals(t *testing.T) {
 		return nil, nil
 	})
 	wantErr(t, err, edgeclaim.ErrInvalid)
+	_, err = db.ChangeDevice(ctx, id, func(d *edgeclaim.Device) (*edgeclaim.Record, error) {
+		d.Hardware = hardware(t, "board-2")
+		return nil, nil
+	})
+	wantErr(t, err, edgeclaim.ErrInvalid)
 	if diff := cmp.Diff(before, snapshot(t, db)); diff != "" {
 		t.Errorf("left behind:\n%s", diff)
 	}
@@ -267,7 +284,7 @@ func TestIndexFolds(t *testing.T) {
 		}
 		fill(t, db, always(k), from, from+devices/4, 128)
 		for n := 0; n < from+devices/4; n += 37 {
-			if _, err := db.Holder(t.Context(), tenant(t), hardware(t, board(n))); err != nil {
+			if _, err := holder(db, board(n)); err != nil {
 				t.Fatalf("device %d: %v", n, err)
 			}
 			if err := claim(t, db, k, board(n)); err != nil {

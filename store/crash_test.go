@@ -54,10 +54,13 @@ func crashChild(dir string) int {
 					return err
 				}
 				ref := edgeclaim.ClaimRef{Key: keys[0].Hash, Tenant: owner, Hardware: hw}
-				if err := db.Claim(ctx, ref, mint(ref)); err != nil {
+				if err := db.Mint(ctx, ref, mint(ref)); err != nil {
 					return err
 				}
 				say("claimed %d", n)
+				if err := crashSteps(ctx, db, ref, say, n); err != nil {
+					return err
+				}
 			}
 		})
 	}
@@ -80,6 +83,50 @@ func crashChild(dir string) int {
 	return 1
 }
 
+// crashSteps does to every fourth board what may happen to one: its first use,
+// a swap, and the old board's next life.
+func crashSteps(ctx context.Context, db *store.DB, ref edgeclaim.ClaimRef, say func(string, ...any), n int) error {
+	if n%4 != 0 {
+		return nil
+	}
+	id := edgeclaim.NewDeviceID(ref.Tenant, ref.Hardware, 1)
+	_, err := db.ChangeDevice(ctx, id, func(d *edgeclaim.Device) (*edgeclaim.Record, error) {
+		d.Credential.ConfirmedAt = moment
+		return nil, nil
+	})
+	if err != nil {
+		return err
+	}
+	say("used %d", n)
+	to, err := edgeclaim.ParseHardwareID(spare(n))
+	if err != nil {
+		return err
+	}
+	_, err = db.Swap(ctx, id, to, func(d *edgeclaim.Device) (*edgeclaim.Record, error) {
+		void(d)
+		return record(id), nil
+	})
+	if err != nil {
+		return err
+	}
+	say("swapped %d", n)
+	if n%8 != 0 {
+		return nil
+	}
+	if _, err := db.Undeny(ctx, ref.Tenant, ref.Hardware); err != nil {
+		return err
+	}
+	say("undenied %d", n)
+	if err := db.Mint(ctx, ref, mint(ref)); err != nil {
+		return err
+	}
+	say("reborn %d", n)
+	return nil
+}
+
+// spare is the board that takes the place of the n-th.
+func spare(n int) string { return "spare-" + strconv.Itoa(n) }
+
 // TestCrashLosesNothingAcknowledged kills a claiming process and looks for
 // every claim that it heard a success of (P1), and for every record that was
 // not acknowledged (P6).
@@ -94,19 +141,20 @@ func TestCrashLosesNothingAcknowledged(t *testing.T) {
 	k := stock(t, db)
 	checkAndClose(t, db)
 
-	claimed := make(map[int]bool)
+	done := map[string]map[int]bool{"claimed": {}, "used": {}, "swapped": {}, "undenied": {}, "reborn": {}}
 	for round := range rounds {
-		acked := runUntilKilled(t, cfg.Dir, 200+100*round, claimed)
-		verifyAfterCrash(t, cfg, k, claimed, acked)
+		acked := runUntilKilled(t, cfg.Dir, 200+100*round, done)
+		verifyAfterCrash(t, cfg, k, done, acked)
 	}
-	if len(claimed) < rounds*200 {
-		t.Fatalf("only %d claims in %d rounds: nothing was tested", len(claimed), rounds)
+	if len(done["claimed"]) < rounds*200 || len(done["reborn"]) < rounds {
+		t.Fatalf("only %d claims and %d second lives in %d rounds: nothing was tested",
+			len(done["claimed"]), len(done["reborn"]), rounds)
 	}
 }
 
 // runUntilKilled runs a child, kills it in the middle of its work after so
-// many claims, and gathers what it said until the end.
-func runUntilKilled(t *testing.T, dir string, claims int, claimed map[int]bool) (acked uint64) {
+// many steps, and gathers what it said until the end.
+func runUntilKilled(t *testing.T, dir string, claims int, done map[string]map[int]bool) (acked uint64) {
 	t.Helper()
 	child := exec.Command(os.Args[0])
 	child.Env = append(os.Environ(), crashDir+"="+dir)
@@ -125,19 +173,22 @@ func runUntilKilled(t *testing.T, dir string, claims int, claimed map[int]bool) 
 			acked = uint64(n)
 			continue
 		}
-		claimed[n] = true
+		if done[what] == nil {
+			t.Fatalf("the child says %q", lines.Text())
+		}
+		done[what][n] = true
 		if seen++; seen == claims {
 			noErr(t, child.Process.Kill())
 		}
 	}
 	_ = child.Wait() // it was killed
 	if seen < claims {
-		t.Fatalf("the child ended by itself after %d claims", seen)
+		t.Fatalf("the child ended by itself after %d steps", seen)
 	}
 	return acked
 }
 
-func verifyAfterCrash(t *testing.T, cfg store.Config, k edgeclaim.Key, claimed map[int]bool, acked uint64) {
+func verifyAfterCrash(t *testing.T, cfg store.Config, k edgeclaim.Key, done map[string]map[int]bool, acked uint64) {
 	t.Helper()
 	ctx := t.Context()
 	noErr(t, store.CheckFile(ctx, cfg.Dir))
@@ -147,11 +198,7 @@ func verifyAfterCrash(t *testing.T, cfg store.Config, k edgeclaim.Key, claimed m
 	if set := db.Info().SetAside; set != "" {
 		t.Fatalf("a kill made the store set %s aside", set)
 	}
-	for n := range claimed {
-		if _, err := db.Holder(ctx, tenant(t), hardware(t, board(n))); err != nil {
-			t.Fatalf("claim %d was acknowledged and is lost: %v", n, err)
-		}
-	}
+	swaps := verifyBoards(t, db, k, done)
 	count, err := db.Count(ctx)
 	noErr(t, err)
 	stored, err := db.Key(ctx, k.ID)
@@ -159,8 +206,8 @@ func verifyAfterCrash(t *testing.T, cfg store.Config, k edgeclaim.Key, claimed m
 	stats, err := db.LaneStats(ctx)
 	noErr(t, err)
 	prov := stats[edgeclaim.LaneProv]
-	if prov.Appended != count || uint64(stored.Claims) != count {
-		t.Fatalf("%d devices, %d records, %d claims of the key", count, prov.Appended, stored.Claims)
+	if prov.Appended != count+swaps || uint64(stored.Claims) != count {
+		t.Fatalf("%d devices, %d swaps, %d records, %d claims of the key", count, swaps, prov.Appended, stored.Claims)
 	}
 	if prov.Acked < acked {
 		t.Fatalf("acked %d, on record are %d", acked, prov.Acked)
@@ -170,4 +217,37 @@ func verifyAfterCrash(t *testing.T, cfg store.Config, k edgeclaim.Key, claimed m
 	if len(first) == 1 && first[0].Sequence != prov.Acked+1 {
 		t.Fatalf("first pending is %d after %d acked", first[0].Sequence, prov.Acked)
 	}
+}
+
+// verifyBoards looks for each step that was acknowledged, and makes sure that of
+// each swap and second life, acknowledged or not, all is there or nothing. It
+// returns how many swaps there are.
+func verifyBoards(t *testing.T, db *store.DB, k edgeclaim.Key, done map[string]map[int]bool) (swaps uint64) {
+	t.Helper()
+	for n := range done["claimed"] {
+		first := deviceID(t, n)
+		d, err := db.Device(t.Context(), first)
+		if err != nil {
+			t.Fatalf("claim %d was acknowledged and is lost: %v", n, err)
+		}
+		old, next := look(t, db, k, board(n)), look(t, db, k, spare(n))
+		if d.Hardware.String() == board(n) { // not swapped
+			if done["swapped"][n] || old.Known == nil || old.Denied != nil || next.Known != nil {
+				t.Fatalf("board %d is not swapped, or half: %+v, %+v", n, old, next)
+			}
+			if done["used"][n] && d.Credential.ConfirmedAt.IsZero() {
+				t.Fatalf("the first use of board %d is lost", n)
+			}
+			continue
+		}
+		swaps++
+		if next.Known == nil || next.Known.ID != first || d.Status != edgeclaim.DeviceReleased {
+			t.Fatalf("board %d is half swapped: %+v", n, next)
+		}
+		denied, second := old.Denied != nil, derived(t, board(n), 2)
+		if denied == (old.Next == second) || done["undenied"][n] && denied || done["reborn"][n] && old.Known == nil {
+			t.Fatalf("board %d, swapped out, is %+v", n, old)
+		}
+	}
+	return swaps
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -105,7 +106,14 @@ func TestUnreadableRecordIsAGap(t *testing.T) {
 		}
 		first = records[1].Data
 	}
+	noErr(t, db.Ack(t.Context(), at(db, edgeclaim.LaneProv, 1)))
+	if s := stats(t, db, edgeclaim.LaneProv); s.Pending != 2 { // in front, it keeps nobody from asking
+		t.Errorf("stats %+v", s)
+	}
 	noErr(t, db.Ack(t.Context(), at(db, edgeclaim.LaneProv, 3)))
+	if _, err := os.Stat(filepath.Join(cfg.Dir, "registry.suspect")); err == nil {
+		t.Error("one bad record puts the whole registry under suspicion")
+	}
 }
 
 // TestFillingLaneWarns: long before claims are refused (P6), once for each mark.

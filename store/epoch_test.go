@@ -5,7 +5,9 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
 	"edgeclaim"
 	"edgeclaim/store"
@@ -129,13 +131,10 @@ func TestRenew(t *testing.T) {
 	equal(t, "epoch", db.Epoch(), again)
 }
 
-// TestMigrationFromVersion1 opens a registry that version 1 of the program
-// left: 12 devices claimed, 5 records acknowledged, and an event lane of 16
-// that has dropped 8 of 24.
-func TestMigrationFromVersion1(t *testing.T) {
-	const epoch = "5Z6XBOEW7MWG24PW5Y4GJMNTUQ"
-	cfg := config(t)
-	packed, err := os.Open(filepath.Join("testdata", "registry-v1.db.gz"))
+// unpack makes a committed registry a store's, and checks it as it is.
+func unpack(t *testing.T, cfg store.Config, name string) {
+	t.Helper()
+	packed, err := os.Open(filepath.Join("testdata", name))
 	noErr(t, err)
 	defer packed.Close() //nolint:errcheck // only read
 	unpacked, err := gzip.NewReader(packed)
@@ -143,8 +142,17 @@ func TestMigrationFromVersion1(t *testing.T) {
 	data, err := io.ReadAll(unpacked)
 	noErr(t, err)
 	noErr(t, os.WriteFile(registry(cfg), data, 0o600))
-	noErr(t, store.CheckFile(t.Context(), cfg.Dir)) // before it is migrated, too
-	_, _, err = store.Compact(cfg.Dir)
+	noErr(t, store.CheckFile(t.Context(), cfg.Dir))
+}
+
+// TestMigrationFromVersion1 opens a registry that version 1 of the program
+// left: 12 devices claimed, 5 records acknowledged, and an event lane of 16
+// that has dropped 8 of 24.
+func TestMigrationFromVersion1(t *testing.T) {
+	const epoch = "5Z6XBOEW7MWG24PW5Y4GJMNTUQ"
+	cfg := config(t)
+	unpack(t, cfg, "registry-v1.db.gz")
+	_, _, err := store.Compact(cfg.Dir)
 	noErr(t, err)
 
 	db, err := store.Open(cfg)
@@ -175,4 +183,73 @@ func TestMigrationFromVersion1(t *testing.T) {
 	noErr(t, err)
 	equal(t, "prov", sequences(t, db, edgeclaim.LaneProv), "[1 2]")
 	noErr(t, claim(t, db, key(t, "key-1", "template-1"), board(99)))
+}
+
+// TestMigrationFromVersion2 opens a registry that version 2 of the program left:
+// 98 devices claimed, of which board-3 is released and board-4 revoked; two
+// adopted, one of them swapped; 40 of 100 records acknowledged; events of board-2
+// in quarantine. Each row is what it was, and nobody is told of devices that
+// never noted their first use.
+func TestMigrationFromVersion2(t *testing.T) {
+	cfg := config(t)
+	unpack(t, cfg, "registry-v2.db.gz")
+	said := logged(&cfg)
+	db, err := store.Open(cfg)
+	noErr(t, err)
+	ctx := t.Context()
+	k := key(t, "key-1", "template-1")
+	for life := range 2 {
+		devices, err := db.Devices(ctx, edgeclaim.DeviceID{}, 1000)
+		noErr(t, err)
+		equal(t, "devices", len(devices), 100)
+		for n := range 98 {
+			want := told(t, k, board(n), 1)
+			want.Told = true
+			switch n {
+			case 3:
+				want.Status, want.Credential = edgeclaim.DeviceReleased, edgeclaim.Credential{}
+			case 4:
+				want.Status, want.Credential = edgeclaim.DeviceRevoked, edgeclaim.Credential{}
+			}
+			equal(t, "device", devices[n], want)
+			byID, err := db.Device(ctx, want.ID)
+			noErr(t, err)
+			equal(t, "device by its id", byID, want)
+		}
+		if p := look(t, db, k, "new-board"); p.Known == nil || p.Known.ID != derived(t, "old-board", 1) {
+			t.Errorf("life %d: the swapped board sees %+v", life, p)
+		}
+		if p := look(t, db, k, "old-board"); p.Known == nil || p.Generation != 2 {
+			t.Errorf("life %d: the board that was swapped out sees %+v", life, p)
+		}
+		if s := stats(t, db, edgeclaim.LaneProv); s.Appended != 100 || s.Pending != 60 {
+			t.Errorf("life %d: stats %+v", life, s)
+		}
+		equal(t, "quarantined", quarantined(t, db), []uint64{2, 4})
+		floor, err := db.TimeFloor(ctx)
+		if err != nil || !floor.Equal(moment.Add(time.Hour)) {
+			t.Errorf("life %d: floor %v, %v", life, floor, err)
+		}
+		checkAndClose(t, db)
+		db, err = store.Open(cfg)
+		noErr(t, err)
+	}
+	defer checkAndClose(t, db)
+	if strings.Contains(said.String(), "box key") { // it was never there, so that none is missed
+		t.Errorf("logged: %s", said)
+	}
+	noErr(t, db.Deny(ctx, denied(t, "bad", true), nil))
+	_, err = swap(t, db, deviceID(t, 1), "other")
+	noErr(t, err)
+	noErr(t, claim(t, db, k, board(3)))
+	equal(t, "found", finds(t, db, secretOf(deviceID(t, 5))), deviceID(t, 5))
+	ref := refer(t, k, "later")
+	noErr(t, db.Mint(ctx, ref, func(p edgeclaim.Present) (*edgeclaim.Minted, error) {
+		minted, err := mint(ref)(p)
+		minted.Device.Credential.IssuedAt = moment.Add(2 * time.Hour) // after the migration
+		return minted, err
+	}))
+	if d, err := holder(db, "later"); err != nil || d.Told {
+		t.Errorf("device is %+v, %v", d, err)
+	}
 }

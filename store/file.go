@@ -68,7 +68,7 @@ func writeAt(f *os.File, text string) error {
 // nothing else yet to others. Of another that is open to them it warns.
 func tidy(cfg Config) error {
 	dir := cfg.Dir
-	for _, name := range []string{registryFile, boxIDFile, suspectFile, enrolFile} {
+	for _, name := range []string{registryFile, boxIDFile, suspectFile, enrolFile, boxKeyFile} {
 		err := os.Remove(filepath.Join(dir, name+temporary))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err

@@ -327,7 +327,7 @@ func use(t *testing.T, cfg store.Config, k edgeclaim.Key) bool {
 	fine := true
 	see := func(err error) { fine = fine && (err == nil || errors.Is(err, edgeclaim.ErrNotFound)) }
 	for n := range 2000 {
-		_, err := db.Holder(ctx, tenant(t), hardware(t, board(n)))
+		_, err := holder(db, board(n))
 		see(err)
 	}
 	_, err = db.Devices(ctx, edgeclaim.DeviceID{}, 5000)
@@ -644,7 +644,7 @@ func TestKilledWithManyFreePages(t *testing.T) {
 
 func holdsNewest(t *testing.T, db *store.DB) {
 	t.Helper()
-	_, err := db.Holder(t.Context(), tenant(t), hardware(t, "last"))
+	_, err := holder(db, "last")
 	noErr(t, err)
 }
 
@@ -656,8 +656,8 @@ func backlog(t *testing.T, db *store.DB, k edgeclaim.Key, count, padding int) {
 		g.Go(func() error {
 			for n := w; n < count; n += 64 {
 				ref := refer(t, k, board(n))
-				err := db.Claim(t.Context(), ref, func(g edgeclaim.Grant, known *edgeclaim.Device) (*edgeclaim.Minted, error) {
-					m, err := mint(ref)(g, known)
+				err := db.Mint(t.Context(), ref, func(p edgeclaim.Present) (*edgeclaim.Minted, error) {
+					m, err := mint(ref)(p)
 					m.Record.Data = append(m.Record.Data, make([]byte, padding)...)
 					return m, err
 				})

@@ -12,19 +12,24 @@ import (
 // none (P10).
 func (db *DB) TimeFloor(ctx context.Context) (time.Time, error) {
 	var floor time.Time
-	err := db.view(ctx, func(tx *bolt.Tx) error {
-		v := tx.Bucket(bucketMeta).Get(metaFloor)
-		if v == nil {
-			return nil
-		}
-		var i instant
-		if err := cbor.Unmarshal(v, &i); err != nil {
-			return damaged("floor", err)
-		}
-		floor = i.time()
-		return nil
+	err := db.view(ctx, func(tx *bolt.Tx) (err error) {
+		floor, err = readInstant(tx, metaFloor)
+		return err
 	})
 	return floor, err
+}
+
+// readInstant reads a time of the meta bucket, zero where it is not there.
+func readInstant(tx *bolt.Tx, key []byte) (time.Time, error) {
+	v := tx.Bucket(bucketMeta).Get(key)
+	if v == nil {
+		return time.Time{}, nil
+	}
+	var i instant
+	if err := cbor.Unmarshal(v, &i); err != nil {
+		return time.Time{}, damaged(string(key), err)
+	}
+	return i.time(), nil
 }
 
 // SetTimeFloor stores exactly what it is given, durably when it returns nil;

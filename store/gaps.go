@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"edgeclaim"
 )
@@ -67,21 +68,20 @@ func (l *losses) record(lost gap, value []byte) {
 }
 
 func (l *losses) add(lost gap) {
-	for i := range *l {
+	alike := func(have gap) bool { return have.Lane == lost.Lane && (have.Count == 0) == (lost.Count == 0) }
+	i := slices.IndexFunc(*l, func(have gap) bool { return alike(have) && have.Epoch == lost.Epoch })
+	switch {
+	case i >= 0:
 		have := &(*l)[i]
-		if have.Lane != lost.Lane || (have.Count == 0) != (lost.Count == 0) {
-			continue
-		}
-		switch {
-		case have.Epoch == lost.Epoch:
-			have.From, have.To = min(have.From, lost.From), max(have.To, lost.To)
-		case len(*l) < maxGaps:
-			continue
-		}
-		have.Count += lost.Count // of other epochs too, rather than gap records without end
+		have.From, have.To = min(have.From, lost.From), max(have.To, lost.To)
+	case len(*l) >= maxGaps:
+		i = slices.IndexFunc(*l, alike) // of another epoch, rather than gap records without end
+	}
+	if i < 0 {
+		*l = append(*l, lost)
 		return
 	}
-	*l = append(*l, lost)
+	(*l)[i].Count += lost.Count
 }
 
 // values are the gap records, encoded.

@@ -27,7 +27,7 @@ func hold(t *testing.T, db *store.DB, k edgeclaim.Key) *gate {
 	g := &gate{entered: make(chan struct{}), release: make(chan struct{})}
 	ref := refer(t, k, "holder")
 	g.done.Go(func() error {
-		return db.Claim(context.Background(), ref, func(edgeclaim.Grant, *edgeclaim.Device) (*edgeclaim.Minted, error) {
+		return db.Mint(context.Background(), ref, func(edgeclaim.Present) (*edgeclaim.Minted, error) {
 			close(g.entered)
 			<-g.release
 			return nil, nil
@@ -81,7 +81,7 @@ func TestGroupSharesOneCommit(t *testing.T) {
 			same.Go(func() error { return claim(t, db, k, "the-same") })
 			ref := refer(t, k, board(1000+n))
 			bad.Go(func() error {
-				return db.Claim(t.Context(), ref, func(edgeclaim.Grant, *edgeclaim.Device) (*edgeclaim.Minted, error) {
+				return db.Mint(t.Context(), ref, func(edgeclaim.Present) (*edgeclaim.Minted, error) {
 					return nil, boom
 				})
 			})
@@ -173,7 +173,7 @@ func TestCancelledWhileWaiting(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		ref := refer(t, k, "board-1")
 		var waiting errgroup.Group
-		waiting.Go(func() error { return db.Claim(ctx, ref, mint(ref)) })
+		waiting.Go(func() error { return db.Mint(ctx, ref, mint(ref)) })
 		synctest.Wait()
 		cancel()
 		wantErr(t, waiting.Wait(), context.Canceled) // while the leader is still held
@@ -190,11 +190,11 @@ func TestCancelledInsideTheTransactionHearsTheOutcome(t *testing.T) {
 	k := stock(t, db)
 	ctx, cancel := context.WithCancel(t.Context())
 	ref := refer(t, k, "board-1")
-	noErr(t, db.Claim(ctx, ref, func(g edgeclaim.Grant, known *edgeclaim.Device) (*edgeclaim.Minted, error) {
+	noErr(t, db.Mint(ctx, ref, func(p edgeclaim.Present) (*edgeclaim.Minted, error) {
 		cancel()
-		return mint(ref)(g, known)
+		return mint(ref)(p)
 	}))
-	wantErr(t, db.Claim(ctx, ref, mint(ref)), context.Canceled)
+	wantErr(t, db.Mint(ctx, ref, mint(ref)), context.Canceled)
 }
 
 // TestLinger uses the bubble's clock, which stands still unless somebody
@@ -208,9 +208,9 @@ func TestLinger(t *testing.T) {
 		k := stock(t, db)
 		slow := func(hw string) error { // its commit takes 5 ms
 			ref := refer(t, k, hw)
-			return db.Claim(t.Context(), ref, func(g edgeclaim.Grant, known *edgeclaim.Device) (*edgeclaim.Minted, error) {
+			return db.Mint(t.Context(), ref, func(p edgeclaim.Present) (*edgeclaim.Minted, error) {
 				<-time.After(5 * time.Millisecond)
-				return mint(ref)(g, known)
+				return mint(ref)(p)
 			})
 		}
 		start := time.Now()

@@ -22,8 +22,8 @@ func TestGrantFollowsEveryChange(t *testing.T) {
 					return
 				default:
 				}
-				if _, err := db.Grant(t.Context(), k.Hash); err != nil {
-					t.Errorf("grant: %v", err)
+				if _, err := db.Look(t.Context(), edgeclaim.ClaimRef{Key: k.Hash}); err != nil {
+					t.Errorf("look: %v", err)
 					return
 				}
 			}
@@ -37,18 +37,18 @@ func TestGrantFollowsEveryChange(t *testing.T) {
 		}); err != nil {
 			t.Fatal(err)
 		}
-		got, err := db.Grant(t.Context(), k.Hash)
-		if err != nil || got.Key.Status != status {
-			t.Fatalf("after change %d: %s, %v; want %s", i, got.Key.Status, err, status)
+		got, err := db.Look(t.Context(), edgeclaim.ClaimRef{Key: k.Hash})
+		if err != nil || got.Grant.Key.Status != status {
+			t.Fatalf("after change %d: %s, %v; want %s", i, got.Grant.Key.Status, err, status)
 		}
 	}
 	close(stop)
 	readers.Wait()
 	for i := range 3 {
 		noErr(t, claim(t, db, k, board(i)))
-		got, err := db.Grant(t.Context(), k.Hash)
-		if err != nil || got.Key.Claims != uint32(i+1) {
-			t.Fatalf("after claim %d the key counts %d, %v", i+1, got.Key.Claims, err)
+		got, err := db.Look(t.Context(), edgeclaim.ClaimRef{Key: k.Hash})
+		if err != nil || got.Grant.Key.Claims != uint32(i+1) {
+			t.Fatalf("after claim %d the key counts %d, %v", i+1, got.Grant.Key.Claims, err)
 		}
 	}
 }

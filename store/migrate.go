@@ -3,6 +3,7 @@ package store
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/fxamacker/cbor/v2"
 	bolt "go.etcd.io/bbolt"
@@ -12,11 +13,11 @@ import (
 
 // migrations[v] turns a file of version v into one of version v+1, in one
 // transaction with the change of the version.
-var migrations = map[uint64]func(*bolt.Tx) error{1: addQuarantine}
+var migrations = map[uint64]func(tx *bolt.Tx, now time.Time) error{1: addQuarantine, 2: addTrust}
 
 // addQuarantine is version 2: records may leave the lanes for the quarantine,
 // and sequences begin anew without a new file.
-func addQuarantine(tx *bolt.Tx) error {
+func addQuarantine(tx *bolt.Tx, _ time.Time) error {
 	for _, name := range [][]byte{bucketParked, bucketParkedBy, bucketMoves, bucketExports} {
 		if _, err := tx.CreateBucket(name); err != nil {
 			return err
@@ -31,6 +32,30 @@ func addQuarantine(tx *bolt.Tx) error {
 		return err
 	}
 	return tx.Bucket(bucketMeta).Put(metaState, value)
+}
+
+// addTrust is version 3: denials, claims that wait, manifests, tokens, and
+// credentials that are confirmed by their first use. No row is rewritten: what a
+// row of version 2 does not say is zero. Its devices have long used their
+// credentials, which nobody noted; now is kept so that nobody is told of them.
+func addTrust(tx *bolt.Tx, now time.Time) error {
+	for _, name := range [][]byte{bucketDenied, bucketPending, bucketManifest, bucketTokens} {
+		if _, err := tx.CreateBucket(name); err != nil {
+			return err
+		}
+	}
+	floor, err := readInstant(tx, metaFloor)
+	if err != nil {
+		return err
+	}
+	if floor.After(now) { // as the clock that they were issued by (P10)
+		now = floor
+	}
+	value, err := cbor.Marshal(toInstant(now))
+	if err != nil {
+		return err
+	}
+	return tx.Bucket(bucketMeta).Put(metaTrust, value)
 }
 
 // asVersion2 gives the state of a file of version 1, whose lanes had no holes,
@@ -64,13 +89,13 @@ func initialise(tx *bolt.Tx, boxID, epoch string) error {
 }
 
 // migrate brings an older file to schemaVersion, a version at a time.
-func migrate(tx *bolt.Tx, from uint64) error {
+func migrate(tx *bolt.Tx, from uint64, now time.Time) error {
 	for v := from; v < schemaVersion; v++ {
 		step, ok := migrations[v]
 		if !ok {
 			return fmt.Errorf("schema %d: no migration", v)
 		}
-		if err := step(tx); err != nil {
+		if err := step(tx, now); err != nil {
 			return fmt.Errorf("migrate schema %d: %w", v, err)
 		}
 	}

@@ -87,8 +87,8 @@ func claimUntilRefused(t *testing.T, db *store.DB, k edgeclaim.Key, padding int)
 	t.Helper()
 	for n := 0; ; n++ {
 		ref := refer(t, k, board(n))
-		err := db.Claim(t.Context(), ref, func(g edgeclaim.Grant, known *edgeclaim.Device) (*edgeclaim.Minted, error) {
-			m, err := mint(ref)(g, known)
+		err := db.Mint(t.Context(), ref, func(p edgeclaim.Present) (*edgeclaim.Minted, error) {
+			m, err := mint(ref)(p)
 			if err == nil {
 				m.Record.Data = append(m.Record.Data, make([]byte, padding)...)
 			}
@@ -107,11 +107,11 @@ func claimUntilRefused(t *testing.T, db *store.DB, k edgeclaim.Key, padding int)
 func holds(t *testing.T, db *store.DB, count int) {
 	t.Helper()
 	for n := range count {
-		if _, err := db.Holder(t.Context(), tenant(t), hardware(t, board(n))); err != nil {
+		if _, err := holder(db, board(n)); err != nil {
 			t.Fatalf("claim %d of %d: %v", n, count, err)
 		}
 	}
-	_, err := db.Holder(t.Context(), tenant(t), hardware(t, board(count)))
+	_, err := holder(db, board(count))
 	wantErr(t, err, edgeclaim.ErrNotFound)
 	noErr(t, db.Check(t.Context()))
 }

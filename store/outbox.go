@@ -352,11 +352,10 @@ func (db *DB) LaneStats(ctx context.Context) (map[edgeclaim.Lane]edgeclaim.LaneS
 				Parked: l.Parked, Quarantined: l.Held,
 			}
 			if k, v := tx.Bucket(laneBucket(lane)).Cursor().First(); k != nil {
-				r, err := decodeRecord(lane, 0, v)
-				if err != nil {
-					return err
+				// One that cannot be read has no age; Next tells it as a gap.
+				if r, err := decodeRecord(lane, 0, v); err == nil {
+					stat.OldestAge = age(now, r.Stamp)
 				}
-				stat.OldestAge = age(now, r.Stamp)
 			}
 			stats[lane] = stat
 		}

@@ -13,7 +13,7 @@ import (
 
 // schemaVersion is what this program reads and writes. A file of an older
 // version is migrated at Open, one of a newer version is refused.
-const schemaVersion = 2
+const schemaVersion = 3
 
 // The buckets. All keys that are numbers are eight bytes, big-endian.
 var (
@@ -31,11 +31,16 @@ var (
 	bucketParkedBy  = []byte("quarantine_devices") // lane + device id + place → lane: whose bucketParked holds some is a parked device
 	bucketMoves     = []byte("moves")              // lane + device id → CBOR moveRow: what a crash must not leave half moved
 	bucketExports   = []byte("exports")            // number → CBOR exportRow
+	bucketDenied    = []byte("denied")             // tenant id (16 bytes, zero for every tenant) + hardware id → CBOR denialRow
+	bucketPending   = []byte("pending")            // the device id it would get (16 bytes) → CBOR pendingRow
+	bucketManifest  = []byte("manifest")           // template number + hardware id → CBOR manifestRow
+	bucketTokens    = []byte("tokens")             // token id → CBOR tokenRow
 
 	allBuckets = [][]byte{
 		bucketMeta, bucketDevices, bucketIndex, bucketFolds, bucketAliases,
 		bucketTemplates, bucketKeys, bucketKeyHashes, bucketProv, bucketEvt,
 		bucketParked, bucketParkedBy, bucketMoves, bucketExports,
+		bucketDenied, bucketPending, bucketManifest, bucketTokens,
 	}
 )
 
@@ -47,6 +52,7 @@ var (
 	metaBefore = []byte("previous_epoch") // text; not there in a box's first epoch
 	metaFloor  = []byte("floor")          // CBOR instant
 	metaState  = []byte("state")          // CBOR state
+	metaTrust  = []byte("trust_since")    // CBOR instant; in a file that was migrated from schema 2
 )
 
 // errDamaged: what was read is not what was written.
@@ -67,6 +73,10 @@ type state struct {
 	Prov      laneState `cbor:"3,keyasint"`
 	Evt       laneState `cbor:"4,keyasint"`
 	Moves     uint64    `cbor:"5,keyasint,omitempty"` // rows of bucketMoves
+	Denied    uint64    `cbor:"6,keyasint,omitempty"` // of bucketDenied
+	Pending   uint64    `cbor:"7,keyasint,omitempty"` // of bucketPending
+	Tokens    uint64    `cbor:"8,keyasint,omitempty"` // of bucketTokens
+	Listed    uint64    `cbor:"9,keyasint,omitempty"` // of bucketManifest
 }
 
 // laneState counts a lane. A record's place, its key in the bucket, is Base and
@@ -138,23 +148,21 @@ func toInstant(t time.Time) instant {
 
 func (i instant) time() time.Time { return time.Unix(i.Sec-secondsTo1970, i.Nsec).UTC() }
 
-// deviceRow is a device, its credential included: they are written together
-// (P1), and a bucket of credentials would be one more random page a claim.
-type deviceRow struct {
-	Tenant     string   `cbor:"1,keyasint"`
-	Hardware   string   `cbor:"2,keyasint"`
-	Name       string   `cbor:"3,keyasint"`
-	Template   string   `cbor:"4,keyasint"`
-	Key        string   `cbor:"5,keyasint"`
-	Profile    string   `cbor:"6,keyasint,omitempty"`
-	Groups     []string `cbor:"7,keyasint,omitempty"`
-	Generation int      `cbor:"8,keyasint"`
-	Status     string   `cbor:"9,keyasint"`
-	Credential string   `cbor:"10,keyasint,omitempty"`
-	Hash       []byte   `cbor:"11,keyasint,omitempty"`
-	IssuedAt   instant  `cbor:"12,keyasint"`
-	ClaimedAt  instant  `cbor:"13,keyasint"`
-	ClaimedVia string   `cbor:"14,keyasint"`
+// toOptional is toInstant for a row that says nothing of the zero time.
+func toOptional(t time.Time) *instant {
+	if t.IsZero() {
+		return nil
+	}
+	i := toInstant(t)
+	return &i
+}
+
+// fromOptional undoes toOptional.
+func fromOptional(i *instant) time.Time {
+	if i == nil {
+		return time.Time{}
+	}
+	return i.time()
 }
 
 type templateRow struct {
@@ -173,6 +181,8 @@ type templateRow struct {
 	Approval           string   `cbor:"13,keyasint"`
 	Status             string   `cbor:"14,keyasint"`
 	CreatedAt          instant  `cbor:"15,keyasint"`
+	AllowList          bool     `cbor:"16,keyasint,omitempty"`
+	ExpectedClaims     uint32   `cbor:"17,keyasint,omitempty"`
 }
 
 type keyRow struct {
@@ -236,61 +246,13 @@ func parseNumber(b []byte) (uint64, error) {
 	return binary.BigEndian.Uint64(b), nil
 }
 
-// idSize is the length of a device id, which starts each device row so that
-// rebuilding the index's tail decodes nothing.
-const idSize = 16
-
-func encodeDevice(d *edgeclaim.Device) ([]byte, error) {
-	row := deviceRow{
-		Tenant: d.Tenant.String(), Hardware: d.Hardware.String(), Name: d.Name,
-		Template: d.Template.String(), Key: d.Key.String(), Profile: d.Profile, Groups: d.Groups,
-		Generation: d.Generation, Status: string(d.Status), Credential: string(d.Credential.Type),
-		IssuedAt: toInstant(d.Credential.IssuedAt), ClaimedAt: toInstant(d.ClaimedAt), ClaimedVia: string(d.ClaimedVia),
-	}
-	if !d.Credential.Hash.IsZero() {
-		row.Hash = d.Credential.Hash.Bytes()
-	}
-	body, err := cbor.Marshal(&row)
-	if err != nil {
-		return nil, fmt.Errorf("encode device: %w", err)
-	}
-	return append(d.ID.Bytes()[:idSize:idSize], body...), nil
-}
-
-func decodeDevice(value []byte) (edgeclaim.Device, error) {
-	var d edgeclaim.Device
-	var row deviceRow
-	if len(value) < idSize {
-		return d, damaged("device", nil)
-	}
-	if err := cbor.Unmarshal(value[idSize:], &row); err != nil {
-		return d, damaged("device", err)
-	}
-	var errs [6]error
-	d.ID, errs[0] = edgeclaim.DeviceIDFromBytes(value[:idSize])
-	d.Tenant, errs[1] = edgeclaim.ParseTenantID(row.Tenant)
-	d.Hardware, errs[2] = edgeclaim.ParseHardwareID(row.Hardware)
-	d.Template, errs[3] = edgeclaim.ParseTemplateID(row.Template)
-	d.Key, errs[4] = edgeclaim.ParseKeyID(row.Key)
-	if row.Hash != nil {
-		d.Credential.Hash, errs[5] = edgeclaim.KeyHashFromBytes(row.Hash)
-	}
-	if err := errors.Join(errs[:]...); err != nil {
-		return edgeclaim.Device{}, damaged("device", err)
-	}
-	d.Name, d.Profile, d.Groups, d.Generation = row.Name, row.Profile, row.Groups, row.Generation
-	d.Status, d.ClaimedAt, d.ClaimedVia = edgeclaim.DeviceStatus(row.Status), row.ClaimedAt.time(), edgeclaim.Via(row.ClaimedVia)
-	d.Credential.Type, d.Credential.IssuedAt = edgeclaim.CredentialType(row.Credential), row.IssuedAt.time()
-	return d, nil
-}
-
 func encodeTemplate(t *edgeclaim.Template) ([]byte, error) {
 	return cbor.Marshal(&templateRow{
 		ID: t.ID.String(), Tenant: t.Tenant.String(), Name: t.Name, Profile: t.Profile, Pattern: t.Pattern,
 		Expires: toInstant(t.Expires), OneTime: t.OneTime, MaxClaims: t.MaxClaims,
 		MaxClaimsPerMinute: t.MaxClaimsPerMinute, Credential: string(t.Credential), Groups: t.Groups,
 		HardwareIDFormat: string(t.HardwareIDFormat), Approval: string(t.Approval), Status: string(t.Status),
-		CreatedAt: toInstant(t.CreatedAt),
+		CreatedAt: toInstant(t.CreatedAt), AllowList: t.AllowList, ExpectedClaims: t.ExpectedClaims,
 	})
 }
 
@@ -311,6 +273,7 @@ func decodeTemplate(value []byte) (edgeclaim.Template, error) {
 	t.Credential, t.Groups = edgeclaim.CredentialType(row.Credential), row.Groups
 	t.HardwareIDFormat, t.Approval = edgeclaim.HardwareIDFormat(row.HardwareIDFormat), edgeclaim.Approval(row.Approval)
 	t.Status, t.CreatedAt = edgeclaim.TemplateStatus(row.Status), row.CreatedAt.time()
+	t.AllowList, t.ExpectedClaims = row.AllowList, row.ExpectedClaims
 	return t, nil
 }
 

@@ -2,11 +2,16 @@ package store_test
 
 import (
 	"errors"
-	"fmt"
+	"reflect"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"edgeclaim"
+	"edgeclaim/internal/token"
 	"edgeclaim/store"
 )
 
@@ -14,18 +19,24 @@ import (
 // can be read is the same after it was written again.
 func FuzzRows(f *testing.F) {
 	ref := refer(f, key(f, "key-1", "template-1"), "board-1")
-	minted, err := mint(ref)(edgeclaim.Grant{
-		Key: key(f, "key-1", "template-1"), Template: template(f, "template-1"),
-	}, nil)
+	minted, err := mint(ref)(firstLife(f, key(f, "key-1", "template-1"), ref))
 	noErr(f, err)
 	tpl := template(f, "template-1")
 	f.Add(must(store.EncodeDevice(&minted.Device))(f))
+	whole := minted.Device
+	whole.Credential.Type, whole.Credential.NotAfter, whole.Credential.ConfirmedAt = edgeclaim.CredentialX509, moment, moment
+	whole.Previous, whole.PreviousUntil, whole.RotatedBy, whole.Told = whole.Credential, moment, edgeclaim.RotatorDevice, true
+	whole.Mint = &edgeclaim.Mint{
+		Salt: [32]byte{1}, Proof: hashOf("x"), Certificate: []byte("c"), Chain: [][]byte{[]byte("i"), []byte("r")}, SealedKey: []byte("k"),
+	}
+	f.Add(must(store.EncodeDevice(&whole))(f))
 	f.Add(must(store.EncodeTemplate(&tpl))(f))
 	f.Add(must(store.EncodeKey(&minted.Key))(f))
 	f.Add(must(store.EncodeRecord(minted.Record))(f))
 	f.Add([]byte{})
 	f.Add(make([]byte, 17))
 	id := key(f, "key-1", "template-1").ID
+	admissionRows(f)
 	f.Fuzz(func(t *testing.T, row []byte) {
 		again(t, row, store.DecodeDevice, store.EncodeDevice)
 		again(t, row, store.DecodeTemplate, store.EncodeTemplate)
@@ -33,6 +44,60 @@ func FuzzRows(f *testing.F) {
 		again(t, row, func(b []byte) (edgeclaim.Record, error) {
 			return store.DecodeRecord(edgeclaim.LaneEvt, 7, b)
 		}, store.EncodeRecord)
+		denialKey, tokenKey := append(tenant(t).Bytes(), "H"...), []byte("00112233445566aa")
+		again(t, row, func(b []byte) (edgeclaim.Denial, error) { return store.DecodeDenial(denialKey, b) }, store.EncodeDenial)
+		again(t, row, func(b []byte) (edgeclaim.Pending, error) { return store.DecodePending(make([]byte, 16), b) }, store.EncodePending)
+		again(t, row, func(b []byte) (edgeclaim.ManifestRow, error) {
+			return store.DecodeManifestRow([]byte("01234567H"), b)
+		}, store.EncodeManifestRow)
+		again(t, row, func(b []byte) (token.Token, error) { return store.DecodeToken(tokenKey, b) }, store.EncodeToken)
+	})
+}
+
+// admissionRows adds a row of each list.
+func admissionRows(f *testing.F) {
+	f.Helper()
+	swapped := denied(f, "H", true)
+	swapped.Reason, swapped.Device = edgeclaim.DeniedSwapped, derived(f, "H", 1)
+	f.Add(must(store.EncodeDenial(&swapped))(f))
+	f.Add(must(store.EncodePending(&edgeclaim.Pending{
+		ID: derived(f, "H", 1), Tenant: tenant(f), Hardware: hardware(f, "H"), Template: template(f, "template-1").ID,
+		Key: key(f, "key-1", "template-1").ID, Name: "pump", Via: edgeclaim.ViaHTTP, Source: "192.0.2.1",
+		AskedAt: moment, Asked: 3, Status: edgeclaim.PendingApproved, By: "uid:0",
+	}))(f))
+	f.Add(must(store.EncodeManifestRow(&edgeclaim.ManifestRow{Profile: "p", Name: "n", Groups: []string{"g"}}))(f))
+	made, _, err := token.New("ops", token.ScopeAdmin, moment, moment.Add(time.Hour))
+	noErr(f, err)
+	f.Add(must(store.EncodeToken(&made))(f))
+}
+
+// FuzzKeysOfRows: whatever lies in a bucket as a key is one of ours, or damaged.
+func FuzzKeysOfRows(f *testing.F) {
+	f.Add(append(tenant(f).Bytes(), "H"...))
+	f.Add([]byte("01234567H"))
+	f.Add([]byte("00112233445566aa"))
+	f.Add([]byte{})
+	swapped, row := denied(f, "H", true), edgeclaim.ManifestRow{Name: "n"}
+	denial := must(store.EncodeDenial(&swapped))(f)
+	listed := must(store.EncodeManifestRow(&row))(f)
+	f.Fuzz(func(t *testing.T, key []byte) {
+		d, err := store.DecodeDenial(key, denial)
+		if err == nil && string(key) != string(d.Tenant.Bytes())+d.Hardware.String() {
+			t.Errorf("%q is read as %+v", key, d)
+		}
+		m, err2 := store.DecodeManifestRow(key, listed)
+		if err2 == nil && string(key[8:]) != m.Hardware.String() {
+			t.Errorf("%q is read as %+v", key, m)
+		}
+		made, err3 := store.DecodeToken(key, nil)
+		if err3 == nil {
+			t.Errorf("no row is read as %+v", made)
+		}
+		for _, err := range []error{err, err2, err3} {
+			if err != nil && !errors.Is(err, store.ErrDamaged) {
+				t.Errorf("%v is not ErrDamaged", err)
+			}
+		}
 	})
 }
 
@@ -68,7 +133,8 @@ func again[T any](t *testing.T, row []byte, decode func([]byte) (T, error), enco
 	noErr(t, err)
 	back, err := decode(written)
 	noErr(t, err)
-	if fmt.Sprintf("%+v", back) != fmt.Sprintf("%+v", v) {
-		t.Errorf("%T changed:\n%+v\n%+v", v, v, back)
+	whole := cmp.Exporter(func(reflect.Type) bool { return true })
+	if diff := cmp.Diff(v, back, whole, cmpopts.EquateEmpty()); diff != "" {
+		t.Errorf("%T changed:\n%s", v, diff)
 	}
 }

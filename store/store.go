@@ -39,7 +39,13 @@ type DB struct {
 	file     *os.File // bbolt's
 	boxID    string
 	setAside string
+	boxKey   edgeclaim.Secret
+	migrated bool // this Open found a file of an older version
 	appended chan struct{}
+
+	// trustSince is when the file came to note the first use of credentials;
+	// zero when it always did. Open sets it.
+	trustSince time.Time
 
 	queue queue
 
@@ -59,6 +65,8 @@ type DB struct {
 
 	catalog atomic.Pointer[catalog] // replaced by the leader, after its commit
 	keys    keyCache                // corrected by the leader, after its commit
+
+	credentials credentials // corrected by the leader, after its commit
 
 	// published is the last transaction that memory has taken over: readers see
 	// none above it. settled is closed, and replaced, when a commit has ended,
@@ -108,6 +116,10 @@ func openLocked(cfg Config, lock *os.File) (*DB, error) {
 	if boxID == "" {
 		boxID = newBoxID()
 	}
+	boxKey, freshKey, err := loadBoxKey(cfg.Dir)
+	if err != nil {
+		return nil, err
+	}
 	db, err := openExisting(cfg, lock)
 	replaced := errors.Is(err, errDamaged)
 	if replaced {
@@ -122,7 +134,8 @@ func openLocked(cfg Config, lock *os.File) (*DB, error) {
 			return nil, err
 		}
 	}
-	if replaced || errors.Is(err, fs.ErrNotExist) {
+	fresh := replaced || errors.Is(err, fs.ErrNotExist)
+	if fresh {
 		if err := create(cfg.Dir, boxID); err != nil {
 			return nil, err
 		}
@@ -130,6 +143,10 @@ func openLocked(cfg Config, lock *os.File) (*DB, error) {
 	}
 	if err != nil {
 		return nil, err
+	}
+	if db.boxKey = boxKey; freshKey && !fresh && !db.migrated {
+		cfg.Logger.Warn("box key was missing and a new one is made: devices that have not logged in yet have to be released",
+			"file", filepath.Join(cfg.Dir, boxKeyFile))
 	}
 	if db.setAside = lastSetAside(cfg.Dir); replaced {
 		db.tellSetAside()
@@ -158,6 +175,8 @@ func openExisting(cfg Config, lock *os.File) (*DB, error) {
 		appended: make(chan struct{}, 1),
 		moving:   make(chan struct{}, 1),
 		fatal:    make(chan struct{}),
+
+		credentials: credentials{building: make(chan struct{}, 1)},
 	}
 	unsettled := make(chan struct{})
 	db.settled.Store(&unsettled)
@@ -220,8 +239,8 @@ func (db *DB) load() error {
 		version, err = readSchema(tx)
 		return err
 	})
-	if err == nil && version < schemaVersion {
-		err = db.bolt.Update(func(tx *bolt.Tx) error { return migrate(tx, version) })
+	if db.migrated = version < schemaVersion; err == nil && db.migrated {
+		err = db.bolt.Update(func(tx *bolt.Tx) error { return migrate(tx, version, db.cfg.Stamp().Time) })
 	}
 	if err != nil {
 		return err
@@ -243,6 +262,9 @@ func (db *DB) load() error {
 			return err
 		}
 		db.state = s
+		if db.trustSince, err = readInstant(tx, metaTrust); err != nil {
+			return err
+		}
 		all, err := loadCatalog(tx)
 		if err != nil {
 			return err

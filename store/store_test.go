@@ -124,28 +124,58 @@ func stock(tb testing.TB, db *store.DB) edgeclaim.Key {
 
 // mint is the rule in short: new hardware gets a device, and a one-time key is
 // used up by it. It returns nil, nil for hardware that is on record.
-func mint(ref edgeclaim.ClaimRef) func(edgeclaim.Grant, *edgeclaim.Device) (*edgeclaim.Minted, error) {
-	return func(g edgeclaim.Grant, known *edgeclaim.Device) (*edgeclaim.Minted, error) {
-		if known != nil && known.Status == edgeclaim.DeviceActive {
+func mint(ref edgeclaim.ClaimRef) func(edgeclaim.Present) (*edgeclaim.Minted, error) {
+	return func(p edgeclaim.Present) (*edgeclaim.Minted, error) {
+		g := p.Grant
+		switch {
+		case p.Denied != nil:
+			return nil, &edgeclaim.Refusal{Reason: edgeclaim.ReasonHardwareDenied}
+		case p.Known != nil && p.Known.Status == edgeclaim.DeviceActive:
 			return nil, nil
-		}
-		if g.Key.Status != edgeclaim.KeyActive {
+		case g.Key.Status != edgeclaim.KeyActive:
 			return nil, &edgeclaim.Refusal{Reason: edgeclaim.ReasonKeyUsed}
 		}
-		id := edgeclaim.NewDeviceID(ref.Tenant, ref.Hardware, 1)
 		d := edgeclaim.Device{
-			ID: id, Tenant: ref.Tenant, Hardware: ref.Hardware, Name: "device " + ref.Hardware.String(),
+			ID: p.Next, Tenant: ref.Tenant, Hardware: ref.Hardware, Name: "device " + ref.Hardware.String(),
 			Template: g.Template.ID, Key: g.Key.ID, Profile: g.Template.Profile, Groups: g.Template.Groups,
-			Generation: 1, Status: edgeclaim.DeviceActive, ClaimedAt: moment, ClaimedVia: edgeclaim.ViaMQTT,
-			Credential: edgeclaim.Credential{Type: g.Template.Credential, Hash: edgeclaim.NewSecret(id.String()).Hash(), IssuedAt: moment},
+			Generation: p.Generation, Status: edgeclaim.DeviceActive, ClaimedAt: moment, ClaimedVia: edgeclaim.ViaMQTT,
+			Credential: edgeclaim.Credential{Type: g.Template.Credential, Hash: secretOf(p.Next).Hash(), IssuedAt: moment},
 		}
 		k := g.Key
 		k.Claims++
 		if g.Template.OneTime {
-			k.Status, k.UsedBy = edgeclaim.KeyUsed, id
+			k.Status, k.UsedBy = edgeclaim.KeyUsed, p.Next
 		}
-		return &edgeclaim.Minted{Key: k, Device: d, Record: record(id)}, nil
+		return &edgeclaim.Minted{Key: k, Device: d, Record: record(p.Next)}, nil
 	}
+}
+
+// secretOf is what mint gives to a device.
+func secretOf(id edgeclaim.DeviceID) edgeclaim.Secret { return edgeclaim.NewSecret(id.String()) }
+
+// firstLife is what is present for hardware that was never seen.
+func firstLife(tb testing.TB, k edgeclaim.Key, ref edgeclaim.ClaimRef) edgeclaim.Present {
+	return edgeclaim.Present{
+		Grant: edgeclaim.Grant{Key: k, Template: template(tb, k.Template.String())},
+		Next:  edgeclaim.NewDeviceID(ref.Tenant, ref.Hardware, 1), Generation: 1,
+	}
+}
+
+// holder is the device that a hardware of the one tenant is on record as. It
+// asks with key-1.
+func holder(db *store.DB, hw string) (edgeclaim.Device, error) {
+	hardware, err := edgeclaim.ParseHardwareID(hw)
+	if err != nil {
+		return edgeclaim.Device{}, err
+	}
+	p, err := db.Look(context.Background(), edgeclaim.ClaimRef{Key: edgeclaim.NewSecret("pk_factory_key-1").Hash(), Hardware: hardware})
+	if err == nil && p.Known == nil {
+		err = edgeclaim.ErrNotFound
+	}
+	if err != nil {
+		return edgeclaim.Device{}, err
+	}
+	return *p.Known, nil
 }
 
 // record is about as long as the real device.provisioned.
@@ -173,7 +203,7 @@ func refer(tb testing.TB, k edgeclaim.Key, hw string) edgeclaim.ClaimRef {
 func claim(tb testing.TB, db *store.DB, k edgeclaim.Key, hw string) error {
 	tb.Helper()
 	ref := refer(tb, k, hw)
-	return db.Claim(context.Background(), ref, mint(ref))
+	return db.Mint(context.Background(), ref, mint(ref))
 }
 
 func board(n int) string { return "board-" + strconv.Itoa(n) }

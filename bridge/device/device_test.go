@@ -3,15 +3,19 @@ package device_test
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -213,6 +217,98 @@ func TestLogin(t *testing.T) {
 	if err := device.Login(t.Context(), "http://127.0.0.1:1", who, edgeclaim.NewSecret("sk")); !errors.Is(err, edgeclaim.ErrInvalid) {
 		t.Errorf("http: %v, want ErrInvalid", err)
 	}
+}
+
+// Over TLS the box's name is the URL's, and who is not trusted is told nothing.
+func TestClaimOverTLS(t *testing.T) {
+	asked := make(chan string, 8)
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		text, _ := io.ReadAll(r.Body)
+		asked <- string(text)
+		fmt.Fprint(w, `{"device_id":"`+id+`","api_key":"","certificate":"C","ca_chain":"A","private_key":"K"}`)
+	}))
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	t.Cleanup(server.Close)
+	pool := x509.NewCertPool()
+	pool.AddCert(server.Certificate())
+	trusting := ask
+	trusting.TLS = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
+	trusting.Nonce, trusting.CSR = edgeclaim.NewSecret("n0nce"), "PEM"
+	a, err := device.Claim(t.Context(), server.URL, trusting)
+	if err != nil || a.Certificate != "C" || a.Chain != "A" || a.PrivateKey.Reveal() != "K" {
+		t.Errorf("%+v, %v", a, err)
+	}
+	want := `{"provision_key":"pk_factory_secret","device_name":"Pump","hardware_id":"H1","claim_nonce":"n0nce","csr":"PEM","request_id":"r-1"}`
+	if got := <-asked; got != want {
+		t.Errorf("asked %s, want %s", got, want)
+	}
+	for scheme, text := range map[string]string{"https": "certificate", "mqtts": "certificate"} {
+		_, err := device.Claim(t.Context(), strings.Replace(server.URL, "https", scheme, 1), ask)
+		if !errors.Is(err, device.ErrUnreachable) || !strings.Contains(fmt.Sprint(err), text) {
+			t.Errorf("%s, not trusted: %v", scheme, err)
+		}
+	}
+	if len(asked) > 0 {
+		t.Errorf("a box that is not trusted was asked %s", <-asked)
+	}
+}
+
+const waiting = `{"code":9,"message":"waiting for approval","details":[],"retry_after":1}`
+
+// A claim that waits for an operator stays over MQTT, asks again over HTTP, and
+// is given up when its patience is over.
+func TestClaimWaits(t *testing.T) {
+	var asks atomic.Int64
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if asks.Add(1) == 1 {
+			w.Header().Set("Retry-After", "1")
+			w.WriteHeader(http.StatusAccepted)
+			fmt.Fprint(w, waiting)
+			return
+		}
+		fmt.Fprint(w, accepted)
+	}))
+	t.Cleanup(server.Close)
+	patient := ask
+	patient.Patience = 20 * time.Second
+	for face, url := range map[string]string{"http": server.URL, "mqtt": twoAnswers(t, accepted)} {
+		if a, err := device.Claim(t.Context(), url, patient); err != nil || a.Device.String() != id {
+			t.Errorf("%s: %+v, %v", face, a, err)
+		}
+	}
+	for _, patience := range []time.Duration{0, 50 * time.Millisecond} {
+		patient.Patience = patience
+		url := box(t, packets.Accepted, 1, func([]byte) []byte { return []byte(waiting) })
+		a, err := device.Claim(t.Context(), url, patient)
+		if err != nil || a.Code != edgeclaim.CodeFailedPrecondition || a.RetryAfter != time.Second {
+			t.Errorf("patience %v: %+v, %v", patience, a, err)
+		}
+	}
+}
+
+// twoAnswers is a fake MQTT face that answers a claim with waiting, and then
+// with second.
+func twoAnswers(t *testing.T, second string) string {
+	return serve(t, func(c net.Conn, r *bufio.Reader) {
+		for {
+			packet, err := packets.ReadPacket(r)
+			if err != nil {
+				return
+			}
+			switch p := packet.(type) {
+			case *packets.ConnectPacket:
+				_ = packets.NewControlPacket(packets.Connack).Write(c)
+			case *packets.SubscribePacket:
+				_, _ = c.Write([]byte{0x90, 3, byte(p.MessageID >> 8), byte(p.MessageID), 1})
+			case *packets.PublishPacket:
+				for _, text := range []string{waiting, second} {
+					answer, _ := packets.NewControlPacket(packets.Publish).(*packets.PublishPacket)
+					answer.TopicName, answer.Payload = "provision/response", []byte(text)
+					_ = answer.Write(c)
+				}
+			}
+		}
+	})
 }
 
 // FuzzAnswer: no answer over MQTT makes a success without a device id.

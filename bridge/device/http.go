@@ -3,6 +3,7 @@ package device
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -18,7 +19,7 @@ const claimPath = "/api/v1/provision"
 
 // claimHTTP asks once, on a connection of its own, past every proxy, and
 // follows nobody elsewhere: the body holds a key.
-func claimHTTP(ctx context.Context, address string, body []byte) (Answer, error) {
+func (t *target) claimHTTP(ctx context.Context, body []byte) (Answer, error) {
 	var reached atomic.Bool
 	transport := &http.Transport{
 		DisableKeepAlives: true,
@@ -27,13 +28,18 @@ func claimHTTP(ctx context.Context, address string, body []byte) (Answer, error)
 			reached.Store(err == nil)
 			return conn, err
 		},
+		DialTLSContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := (&tls.Dialer{Config: t.tls}).DialContext(ctx, network, addr)
+			reached.Store(err == nil) // a failed handshake has sent nothing
+			return conn, err
+		},
 	}
 	defer transport.CloseIdleConnections()
 	client := &http.Client{
 		Transport:     transport,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+address+claimPath, bytes.NewReader(body))
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, t.scheme+"://"+t.address+claimPath, bytes.NewReader(body))
 	if err != nil {
 		return Answer{}, err
 	}

@@ -36,18 +36,23 @@ const (
 
 var errRefused = errors.New("the box refused the connection")
 
-// claimMQTT subscribes, asks, and waits for the one answer.
-func claimMQTT(ctx context.Context, address string, body []byte) (Answer, error) {
-	c, err := dial(ctx, address, login{clientID: "edgeclaim-claim", username: claimant})
+// spareAnswers is how many answers may come before the first is read: one that
+// says to wait, and the one behind it.
+const spareAnswers = 4
+
+// claimMQTT subscribes, asks, and waits for the one answer; behind one that says
+// to wait for an operator, until then for another.
+func (t *target) claimMQTT(ctx context.Context, body []byte, until time.Time) (Answer, error) {
+	c, err := dial(ctx, t, login{clientID: "edgeclaim-claim", username: claimant})
 	if err != nil {
 		return Answer{}, fmt.Errorf("%w: %w", ErrUnreachable, err)
 	}
 	defer c.close()
-	answers := make(chan []byte, 1)
+	answers := make(chan []byte, spareAnswers)
 	token := c.client.Subscribe(responseTopic, qos1, func(_ mqtt.Client, m mqtt.Message) {
 		select {
 		case answers <- m.Payload():
-		default: // a second answer to one claim tells nothing new
+		default: // what comes on top tells nothing new
 		}
 	})
 	if err := c.subscribed(ctx, token); err != nil {
@@ -56,6 +61,22 @@ func claimMQTT(ctx context.Context, address string, body []byte) (Answer, error)
 	// The PUBACK is not waited for: the answer says all it could, and may come
 	// before it.
 	c.client.Publish(requestTopic, qos1, false, body)
+	first, cancel := context.WithTimeout(ctx, Timeout)
+	defer cancel()
+	answer, err := c.answer(first, answers)
+	if err != nil || answer.Code != edgeclaim.CodeFailedPrecondition {
+		return answer, err
+	}
+	waiting, cancel := context.WithDeadline(ctx, until)
+	defer cancel()
+	if decided, err := c.answer(waiting, answers); err == nil {
+		return decided, nil
+	}
+	return answer, nil // it waits still, whatever became of the connection
+}
+
+// answer waits for what the box says next.
+func (c *conn) answer(ctx context.Context, answers <-chan []byte) (Answer, error) {
 	select {
 	case text := <-answers:
 		return read(text)
@@ -78,14 +99,14 @@ func claimMQTT(ctx context.Context, address string, body []byte) (Answer, error)
 func Login(ctx context.Context, address string, id edgeclaim.DeviceID, key edgeclaim.Secret) error {
 	ctx, cancel := context.WithTimeout(ctx, Timeout)
 	defer cancel()
-	u, err := parse(address)
+	to, err := parse(address, nil)
 	if err != nil {
 		return err
 	}
-	if u.Scheme != "mqtt" {
+	if to.scheme != "mqtt" {
 		return edgeclaim.Invalid("url", "want mqtt://host[:port]")
 	}
-	c, err := dial(ctx, hostPort(u, "1883"), login{clientID: id.String(), username: id.String(), password: key})
+	c, err := dial(ctx, to, login{clientID: id.String(), username: id.String(), password: key})
 	switch {
 	case errors.Is(err, edgeclaim.ErrUnauthenticated):
 		return err
@@ -112,9 +133,9 @@ type conn struct {
 }
 
 // dial returns once CONNECT is accepted. The connection ends with ctx.
-func dial(ctx context.Context, address string, who login) (*conn, error) {
+func dial(ctx context.Context, to *target, who login) (*conn, error) {
 	c := &conn{lost: make(chan struct{})}
-	o := mqtt.NewClientOptions().AddBroker("tcp://" + address)
+	o := mqtt.NewClientOptions().AddBroker("tcp://" + to.address)
 	o.SetAutoReconnect(false).SetConnectRetry(false).SetCleanSession(true).SetProtocolVersion(version311)
 	o.SetClientID(who.clientID).SetUsername(who.username).SetPassword(who.password.Reveal())
 	o.SetKeepAlive(keepAlive).SetConnectTimeout(Timeout).SetWriteTimeout(writeTimeout).SetOrderMatters(false)
@@ -122,7 +143,7 @@ func dial(ctx context.Context, address string, who login) (*conn, error) {
 	o.SetConnectionLostHandler(func(mqtt.Client, error) { gone() })
 	o.SetCustomOpenConnectionFn(func(*url.URL, mqtt.ClientOptions) (net.Conn, error) {
 		l, err := link.Dial(ctx, link.Options{
-			Address: address, ConnectTimeout: Timeout, WriteTimeout: writeTimeout, MaxInbound: maxAnswer,
+			Address: to.address, TLS: to.tls, ConnectTimeout: Timeout, WriteTimeout: writeTimeout, MaxInbound: maxAnswer,
 		})
 		if err != nil {
 			c.openErr = err

@@ -50,10 +50,15 @@ func (t *answers) take(pending []work, results []registry.Result) {
 			upto = min(upto, s.sent[batch.Lane])
 		}
 		t.to(s).take(batch, &results[i], upto)
+		if n := results[i].Skipped; n > 0 && s.mayGrumble(time.Now()) {
+			t.applier.logger.Warn("devices of a box's registry are not taken: is their tenant served here?",
+				"site", s.names.Site, "box_id", s.names.Box, "devices", n)
+		}
 	}
 	t.applier.figures.count(func(f *Figures) {
 		for i := range results {
 			f.Records += uint64(results[i].Applied)
+			f.Skipped += uint64(results[i].Skipped)
 			if pending[i].item.Page != nil {
 				f.Pages++
 			} else {

@@ -124,7 +124,7 @@ func (a *applier) commit(ctx context.Context, pending []work) ([]registry.Result
 func (a *applier) failed(s *session, err error) {
 	first := !a.health.ailing()
 	a.health.failed(s, time.Now())
-	a.figures.count(func(f *Figures) { f.Failures++ })
+	a.figures.count(func(f *Figures) { f.Failures, f.Failing = f.Failures+1, true })
 	wait := a.health.wait(s, time.Now())
 	if s != nil && s.mayGrumble(time.Now()) {
 		a.logger.Error("registry failed for a box", "site", s.names.Site, "box_id", s.names.Box, "err", err, "retry_in", wait)
@@ -140,6 +140,7 @@ func (a *applier) worked(done ...work) {
 		a.health.worked(w.session)
 	}
 	if first {
+		a.figures.count(func(f *Figures) { f.Failing = false })
 		a.logger.Info("registry works again")
 	}
 }

@@ -75,6 +75,9 @@ func TestRegistryFails(t *testing.T) {
 	if len(late.down) != 0 {
 		t.Errorf("%T came down", late.nextDown())
 	}
+	if !r.hub.Figures().Failing {
+		t.Error("nothing is said of the registry's failing")
+	}
 	unlock()
 
 	next[*wire.Welcome](late) // it did not say hello again
@@ -83,7 +86,7 @@ func TestRegistryFails(t *testing.T) {
 		a := next[*wire.Ack](b)
 		again = a.Upto[prov] != 10
 	}
-	if f := r.hub.Figures(); f.Failures == 0 || f.Nacks[wire.NackRetry] < 4 || f.Records != 10 {
+	if f := r.hub.Figures(); f.Failing || f.Failures == 0 || f.Nacks[wire.NackRetry] < 4 || f.Records != 10 {
 		t.Errorf("figures %+v", f)
 	}
 }

@@ -14,6 +14,7 @@ type Figures struct {
 	Batches  uint64 // applied, or seen to be applied already
 	Pages    uint64 // of snapshots
 	Records  uint64 // applied
+	Skipped  uint64 // devices of snapshots that were not taken
 	Acks     uint64 // told
 	Asked    uint64 // boxes, for a new hello
 	Nacks    map[wire.NackCode]uint64
@@ -27,8 +28,9 @@ type Figures struct {
 	Failures  uint64 // transactions that the registry could not do
 	Links     uint64 // connections to the broker
 
-	Sessions      int // boxes that are welcome
-	QueueMessages int // have come and are not applied yet
+	Failing       bool // the registry could not do its last transaction
+	Sessions      int  // boxes that are welcome
+	QueueMessages int  // have come and are not applied yet
 }
 
 // figures is where Figures are counted. Anyone may, concurrently.

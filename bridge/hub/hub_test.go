@@ -404,11 +404,11 @@ func TestSnapshot(t *testing.T) {
 	gone.Last = 3
 	b.publish(b.names.Up("prov"), b.encode(gone), false)
 	b.ack(prov, 3)
-	page := func(n uint64, last bool) {
+	page := func(n uint64, last bool, more string) {
 		tenant, _ := edgeclaim.ParseTenantID(tenantID)
 		template, _ := edgeclaim.ParseTemplateID("t-1")
 		key, _ := edgeclaim.ParseKeyID("k-1")
-		b.say(wire.KindSnapshot, &wire.SnapshotPage{
+		text, err := wire.Encode(&wire.SnapshotPage{
 			Type: wire.TypeSnapshot, Box: "box-1", Epoch: b.epoch, Nonce: b.nonce, ID: "s-1", Page: n, Last: last,
 			Devices: []edgeclaim.Device{{
 				ID: b.device(n), Tenant: tenant, Hardware: b.hardware(n), Name: "Pump", Template: template, Key: key, Generation: 1,
@@ -417,13 +417,20 @@ func TestSnapshot(t *testing.T) {
 				ClaimedAt:  time.Now(), ClaimedVia: edgeclaim.ViaMQTT,
 			}},
 		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.publish(b.names.Up(wire.KindSnapshot), bytes.Replace(text, []byte(`"devices":[`), []byte(`"devices":[`+more), 1), false)
 		if a := next[*wire.Ack](b); !cmp.Equal(a.Snapshot, &wire.SnapshotAck{ID: "s-1", Upto: n}) {
 			t.Errorf("ack %+v of page %d", a, n)
 		}
 	}
-	page(1, false)
-	page(2, false)
-	page(3, true)
+	page(1, false, "")
+	page(2, false, "{},") // one that names nobody
+	page(3, true, "")
+	if f := r.hub.Figures(); f.Skipped != 1 || strings.Count(r.log.String(), "devices of a box's registry are not taken") != 1 {
+		t.Errorf("figures %+v, log:\n%s", f, r.log)
+	}
 	if w := b.hello(); w.Snapshot || w.Held != 3 {
 		t.Errorf("welcome %+v after the snapshot", w)
 	}

@@ -197,5 +197,8 @@ func readBatch(n wire.Names, hello *wire.Hello, line []byte) (*wire.Batch, error
 
 // invalidLine is an ErrInvalid that names the line.
 func invalidLine(line int, err error) error {
+	if errors.Is(err, bufio.ErrTooLong) {
+		return edgeclaim.Invalid(fmt.Sprintf("line %d", line), "longer than the longest message, %d bytes", wire.MaxMessage)
+	}
 	return edgeclaim.Invalid(fmt.Sprintf("line %d", line), "%v", err)
 }

@@ -24,7 +24,7 @@ type BatchHead struct {
 	ContentType string         `json:"datacontenttype"`
 	Epoch       string         `json:"epoch"`
 	Lane        edgeclaim.Lane `json:"lane"`
-	// Nonce is that of the hello that this connection began with.
+	// Nonce is that of the hello that the session began with.
 	Nonce string `json:"nonce"`
 	// First and Last are what the batch speaks for, both included, as
 	// Sequence writes them: a sequence between them that is not in the data
@@ -100,6 +100,8 @@ func DecodeBatch(n Names, text []byte) (Batch, error) {
 		return Batch{}, edgeclaim.Invalid("first", "want 1 to last")
 	case b.Count != len(b.Data):
 		return Batch{}, edgeclaim.Invalid("count", "not the number of events")
+	case len(b.Data) > MaxEntries:
+		return Batch{}, edgeclaim.Invalid("data", "more than %d events", MaxEntries)
 	}
 	return Batch{
 		Box: n.Box, Epoch: b.Epoch, Lane: b.Lane, Nonce: b.Nonce,

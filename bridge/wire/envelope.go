@@ -1,7 +1,9 @@
 package wire
 
 import (
+	"crypto/ecdh"
 	"crypto/ed25519"
+	"crypto/hpke"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
@@ -80,6 +82,9 @@ type Enrolment struct {
 	Upstream string `json:"upstream_id"`
 	// Key is the Ed25519 public key, base64url without padding.
 	Key string `json:"public_key"`
+	// SealKey is the X25519 public key that PSKs are sealed for on their way
+	// up, spelled likewise; empty where upstream wants none.
+	SealKey string `json:"seal_key,omitempty"`
 }
 
 // EnrolmentType is an Enrolment's type.
@@ -102,5 +107,28 @@ func DecodeEnrolment(text []byte) (Enrolment, ed25519.PublicKey, error) {
 	if err != nil || len(key) != ed25519.PublicKeySize {
 		return e, nil, edgeclaim.Invalid("public_key", "want %d bytes, base64url without padding", ed25519.PublicKeySize)
 	}
+	if _, err := SealKeyOf(&e); err != nil {
+		return e, nil, err
+	}
 	return e, key, nil
+}
+
+// SealKeyOf reads an enrolment's key for sealing PSKs: of HPKE (RFC 9180),
+// DHKEM(X25519, HKDF-SHA256). Nil where it has none; ErrInvalid for one that
+// nothing can be sealed for.
+func SealKeyOf(e *Enrolment) (hpke.PublicKey, error) {
+	if e.SealKey == "" {
+		return nil, nil
+	}
+	raw, err := base64.RawURLEncoding.Strict().DecodeString(e.SealKey)
+	if err == nil {
+		var key hpke.PublicKey
+		if key, err = hpke.DHKEM(ecdh.X25519()).NewPublicKey(raw); err == nil {
+			// A point of low order parses, and fails only when it is used.
+			if _, _, err = hpke.NewSender(key, hpke.HKDFSHA256(), hpke.ChaCha20Poly1305(), nil); err == nil {
+				return key, nil
+			}
+		}
+	}
+	return nil, edgeclaim.Invalid("seal_key", "want the 32 bytes of an X25519 key, base64url without padding")
 }

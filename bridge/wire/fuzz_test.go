@@ -154,9 +154,14 @@ func FuzzOpen(f *testing.F) {
 
 func FuzzDecodeEnrolment(f *testing.F) {
 	f.Add([]byte(`{"type":"edgeclaim.enrolment.v1","upstream_id":"hub-1","public_key":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}`))
+	f.Add([]byte(`{"type":"edgeclaim.enrolment.v1","upstream_id":"hub-1","public_key":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA","seal_key":"hSDwCYkwp1R0i33ctD73Wg2_Og0mOBr066SpjqqbTmo"}`))
+	f.Add([]byte(`{"type":"edgeclaim.enrolment.v1","upstream_id":"hub-1","public_key":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA","seal_key":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}`))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		e, key, err := wire.DecodeEnrolment(text)
 		invalid(t, text, err)
+		if seal, bad := wire.SealKeyOf(&e); err == nil && (bad != nil || (seal == nil) != (e.SealKey == "")) {
+			t.Errorf("%q: seal key %v, %v", text, seal, bad)
+		}
 		if err == nil && (len(key) != ed25519.PublicKeySize || e.Upstream == "") {
 			t.Errorf("%q: key of %d bytes, upstream %q", text, len(key), e.Upstream)
 		}

@@ -28,8 +28,7 @@ type Hello struct {
 	// Previous is the epoch that this one took the place of, empty when the
 	// box does not know of one.
 	Previous string `json:"previous_epoch,omitempty"`
-	// Nonce names the session: 22 characters, base64url of 16 random bytes,
-	// new for each connection.
+	// Nonce names the session: 22 characters, base64url of 16 random bytes.
 	Nonce string `json:"nonce"`
 	// Upstream is the application that the box was last welcomed by.
 	Upstream string `json:"upstream_id,omitempty"`
@@ -136,6 +135,9 @@ func (w *Want) check() error {
 func (p *SnapshotPage) check() error {
 	if p.Page == 0 || !isLevel(p.ID) {
 		return edgeclaim.Invalid("page", "want an id, and pages from 1")
+	}
+	if len(p.Devices) > MaxEntries {
+		return edgeclaim.Invalid("devices", "more than %d", MaxEntries)
 	}
 	return checkSession(p.Epoch, p.Nonce)
 }

@@ -23,6 +23,10 @@ const (
 	// MaxReason is the longest text for people in a message, in bytes; a
 	// longer one is cut by whoever reads it.
 	MaxReason = 512
+	// MaxEntries is how many records or devices a message holds at most. No real
+	// ones are so short that more would fit; made-up ones are, and would take a
+	// hundred times their bytes in memory.
+	MaxEntries = 1000
 )
 
 // decode reads one JSON value. Members it does not know are passed over, so

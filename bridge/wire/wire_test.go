@@ -2,7 +2,9 @@ package wire_test
 
 import (
 	"bytes"
+	"crypto/ecdh"
 	"crypto/ed25519"
+	"crypto/hpke"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -158,6 +160,7 @@ func TestDecodeUpRefuses(t *testing.T) {
 		{replace(want, nonce, strings.Repeat("+", 22)), "nonce"},
 		{replace(page, `"page":1`, `"page":0`), "page"},
 		{replace(page, `"id":"s1"`, `"id":""`), "page"},
+		{replace(page, `"devices":[`, `"devices":[`+strings.Repeat("{},", wire.MaxEntries)), "devices"},
 	} {
 		_, err := wire.DecodeUp(names, []byte(tc.text))
 		var invalid *edgeclaim.InvalidError
@@ -245,6 +248,17 @@ func TestBatchRoundTrips(t *testing.T) {
 			t.Errorf("%v, (-said +heard):\n%s", err, diff)
 		}
 	}
+	crowd := wire.Batch{Box: "box42", Epoch: epoch, Lane: edgeclaim.LaneEvt, Nonce: nonce, First: 1, Last: 9, Events: make([]jsontext.Value, wire.MaxEntries+1)}
+	for i := range crowd.Events {
+		crowd.Events[i] = jsontext.Value("1")
+	}
+	many, err := wire.EncodeBatch(names, &crowd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := wire.DecodeBatch(names, many); !errors.Is(err, edgeclaim.ErrInvalid) {
+		t.Errorf("%d events in a message: %v", len(crowd.Events), err)
+	}
 	longest := wire.Names{Site: strings.Repeat("s", wire.MaxLevel), Box: strings.Repeat("b", wire.MaxLevel)}
 	text, err := wire.EncodeBatch(longest, &wire.Batch{
 		Epoch: strings.Repeat("E", 36), Lane: edgeclaim.LaneProv, Nonce: strings.Repeat("n", wire.MaxLevel), First: 1, Last: 1<<64 - 1,
@@ -295,12 +309,64 @@ func TestEnrolment(t *testing.T) {
 		"type":        strings.Replace(good, "v1", "v2", 1),
 		"upstream_id": strings.Replace(good, "hub-1", "hub 1", 1),
 		"public_key":  strings.Replace(good, base64url(public), base64url(public[:31]), 1),
+		"seal_key":    withSeal(good, base64url(public[:31])),
 	} {
 		_, _, err := wire.DecodeEnrolment([]byte(text))
 		var invalid *edgeclaim.InvalidError
 		if !errors.As(err, &invalid) || invalid.Field != field {
 			t.Errorf("%s: %v, want field %s", text, err, field)
 		}
+	}
+}
+
+// withSeal adds a key to seal PSKs for to an enrolment.
+func withSeal(enrolment, key string) string {
+	return strings.Replace(enrolment, `"later":1`, fmt.Sprintf(`"seal_key":%q`, key), 1)
+}
+
+// TestSealKey: an enrolment without one is good, as those of before are; one that
+// nothing can be sealed for is refused when it is read, and not at the first claim.
+func TestSealKey(t *testing.T) {
+	public, _, _ := ed25519.GenerateKey(rand.Reader)
+	enrolment := fmt.Sprintf(`{"type":%q,"upstream_id":"hub-1","public_key":%q,"later":1}`, wire.EnrolmentType, base64url(public))
+	own, err := hpke.DHKEM(ecdh.X25519()).GenerateKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := base64url(own.PublicKey().Bytes())
+	for _, tc := range []struct {
+		name, key string
+		isGood    bool
+	}{
+		{"good", good, true},
+		{"short", good[:42], false},
+		{"of low order", base64url(make([]byte, 32)), false},
+		{"padded", good + "=", false},
+		{"bits left over", good[:42] + "_", false},
+		{"no base64url", strings.Repeat("+", 43), false},
+		{"long", base64url(make([]byte, 33)), false},
+	} {
+		e, _, err := wire.DecodeEnrolment([]byte(withSeal(enrolment, tc.key)))
+		if (err == nil) != tc.isGood {
+			t.Errorf("%s: %v", tc.name, err)
+		}
+		if err != nil {
+			if strings.Contains(err.Error(), tc.key) {
+				t.Errorf("%s: the error repeats it: %v", tc.name, err)
+			}
+			continue
+		}
+		key, err := wire.SealKeyOf(&e)
+		if err != nil || base64url(key.Bytes()) != tc.key {
+			t.Errorf("%s: %v, %v", tc.name, key, err)
+		}
+	}
+	e, _, err := wire.DecodeEnrolment([]byte(enrolment))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if key, err := wire.SealKeyOf(&e); key != nil || err != nil {
+		t.Errorf("of none: %v, %v", key, err)
 	}
 }
 

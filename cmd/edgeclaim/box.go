@@ -5,31 +5,21 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"net"
 	"time"
 
 	"edgeclaim"
 	"edgeclaim/bridge"
 	"edgeclaim/broker"
 	"edgeclaim/cmd/internal/cli"
-	"edgeclaim/internal/adminsocket"
+	"edgeclaim/internal/audit"
+	"edgeclaim/internal/ca"
 	"edgeclaim/internal/clock"
+	"edgeclaim/internal/throttle"
 	"edgeclaim/provision"
 	"edgeclaim/provision/httpapi"
 	"edgeclaim/store"
 )
-
-// The names of the listeners, in Status.Listeners and on the output.
-const (
-	listenerHTTP    = "http"
-	listenerMQTT    = "mqtt"
-	listenerAdmin   = "admin"
-	listenerMetrics = "metrics"
-)
-
-var listenerNames = []string{listenerHTTP, listenerMQTT, listenerAdmin, listenerMetrics}
 
 // box is the running program: its parts and how they hang together.
 type box struct {
@@ -38,18 +28,23 @@ type box struct {
 	logger   *slog.Logger
 	started  time.Time // with a monotonic reading
 
-	clock   *clock.Clock
-	db      *store.DB
-	trust   *trust
-	rule    *provision.Service
-	broker  *broker.Broker
-	claims  *httpapi.Server
-	admin   *httpapi.Server
-	metrics *httpapi.Server // nil when nobody asked for it
-	bridge  *bridge.Bridge  // nil without upstream
-	gauges  *gauges
+	clock     *clock.Clock
+	db        *store.DB
+	alarms    *alarms
+	authority *ca.Authority // nil when its files are damaged
+	audit     *audit.Log    // nil when it cannot be used
+	tokens    *tokens
+	trust     *trust
+	rule      *provision.Service
+	broker    *broker.Broker    // nil when no listener of its is left
+	http      []*httpapi.Server // of devices and of the operator, all that are bound
+	sources   map[string]tlsSource
+	bridge    *bridge.Bridge // nil without upstream
+	gauges    *gauges
 
 	listeners map[string]string
+	// unbound is why a listener that was asked for is not there; nil for none.
+	unbound error
 	// ready is told the listeners when everything is bound and runs.
 	ready func(listeners map[string]string)
 }
@@ -58,8 +53,8 @@ type box struct {
 // leaves nothing open. Nothing waits for upstream, names or time (P2).
 func openBox(ctx context.Context, s settings, built cli.Build, logger *slog.Logger) (*box, error) {
 	b := &box{
-		settings: s, build: built, logger: logger, started: time.Now(),
-		gauges: newGauges(built), listeners: map[string]string{}, ready: func(map[string]string) {},
+		settings: s, build: built, logger: logger, started: time.Now(), alarms: newAlarms(time.Now()),
+		gauges: newGauges(built), listeners: map[string]string{}, sources: map[string]tlsSource{}, ready: func(map[string]string) {},
 	}
 	b.clock = clock.New(clock.Config{Build: built.Built}, logger)
 	kept := s.storeConfig()
@@ -74,7 +69,7 @@ func openBox(ctx context.Context, s settings, built cli.Build, logger *slog.Logg
 	b.db = db
 	var bound bindings
 	if err := b.assemble(ctx, &bound); err != nil {
-		return nil, errors.Join(err, bound.close(), db.Close())
+		return nil, errors.Join(err, bound.close(), b.closeAudit(), db.Close())
 	}
 	return b, nil
 }
@@ -84,34 +79,81 @@ func (b *box) assemble(ctx context.Context, bound *bindings) error {
 	if err := b.clock.Load(ctx, b.db); err != nil {
 		return err
 	}
-	b.rule = provision.New(provision.Config{
-		BoxID: b.db.BoxID(), Site: b.settings.Site, Observe: b.gauges.claim,
-		// The broker is there before the first claim or release can be.
-		Void: func(id edgeclaim.DeviceID) { b.broker.Disconnect(id) },
-	}, b.db, b.clock, b.logger)
-	if err := b.faceUpstream(ctx); err != nil {
+	b.openAudit()
+	b.openAuthority()
+	var err error
+	if b.tokens, err = loadTokens(ctx, b.db, b.clock.Now); err != nil {
+		return err
+	}
+	// Before the rule: it seals for whom the box trusts upstream.
+	b.trust = newTrust(b.db, b.logger)
+	if err := b.trust.load(ctx, b.clock.Now()); err != nil {
+		return err
+	}
+	if err := b.makeRule(); err != nil {
+		return err
+	}
+	if err := b.faceUpstream(); err != nil {
 		return fmt.Errorf("upstream: %w", err)
 	}
 	if err := b.serveHTTP(bound); err != nil {
 		return err
 	}
 	// The broker binds for itself, and so comes last: it is never to be undone.
-	mqtt, err := broker.New(b.settings.brokerConfig(), b.rule, b.rule, b.logger)
+	return b.serveMQTT()
+}
+
+// makeRule makes the rule with what there is to work with.
+func (b *box) makeRule() error {
+	slow, err := throttle.New(b.settings.throttleConfig())
 	if err != nil {
-		return listenFailed(listenerMQTT, b.settings.MQTT.Address, err)
+		return fmt.Errorf("throttle: %w", err)
 	}
-	b.broker = mqtt
-	b.listeners[listenerMQTT] = mqtt.Addr().String()
+	parts := provision.Parts{Store: b.db, Clock: b.clock, Throttle: slow}
+	if b.authority != nil {
+		parts.Issuer = b.authority
+	}
+	if b.audit != nil {
+		parts.Auditor = b.audit
+	}
+	b.rule = provision.New(provision.Config{
+		BoxID: b.db.BoxID(), Site: b.settings.Site, BoxKey: b.db.BoxKey(),
+		X509Validity:     b.settings.X509.Validity,
+		UnconfirmedAfter: b.settings.Credentials.UnconfirmedAfter,
+		DeviceOverlap:    b.settings.Credentials.DeviceOverlap,
+		Observe:          b.gauges.claim,
+		Seal: func(id edgeclaim.DeviceID, psk edgeclaim.Secret) (*provision.Sealed, error) {
+			return b.trust.seal(b.db.BoxID(), id, psk)
+		},
+		Void: b.disconnect, Shorten: b.shorten, Decided: b.decided,
+	}, parts, b.logger)
 	return nil
 }
 
-// faceUpstream makes the way up, and reads whom to trust there. The bridge is
-// told before it runs, so that it never hears anything from anybody else.
-func (b *box) faceUpstream(ctx context.Context) error {
-	b.trust = newTrust(b.db, b.logger)
-	if err := b.trust.load(ctx, b.clock.Now()); err != nil {
-		return err
+// What the rule tells the broker. It is there before the first claim or change
+// can be, where there is one.
+
+func (b *box) disconnect(id edgeclaim.DeviceID) {
+	if b.broker != nil {
+		b.broker.Disconnect(id)
 	}
+}
+
+func (b *box) shorten(id edgeclaim.DeviceID, credential edgeclaim.KeyHash, in time.Duration) {
+	if b.broker != nil {
+		b.broker.Shorten(id, credential, in)
+	}
+}
+
+func (b *box) decided(ref edgeclaim.ClaimRef) {
+	if b.broker != nil {
+		b.broker.Decided(ref)
+	}
+}
+
+// faceUpstream makes the way up. The bridge is told whom to trust before it
+// runs, so that it never hears anything from anybody else.
+func (b *box) faceUpstream() error {
 	if b.settings.Upstream.URL == "" {
 		return nil
 	}
@@ -132,76 +174,9 @@ func (b *box) identity() bridge.Identity {
 	return bridge.Identity{Site: b.settings.Site, Box: b.db.BoxID(), Version: b.build.Version}
 }
 
-// serveHTTP makes the three HTTP servers.
-func (b *box) serveHTTP(bound *bindings) error {
-	cfg := b.settings.httpConfig()
-	listener, err := bound.tcp(b.settings.HTTP.Address)
-	if err != nil {
-		return listenFailed(listenerHTTP, b.settings.HTTP.Address, err)
-	}
-	if b.claims, err = httpapi.NewClaims(cfg, listener, b.rule, b.isReady, b.logger); err != nil {
-		return err
-	}
-	b.listeners[listenerHTTP] = b.claims.Addr().String()
-
-	if listener, err = bound.add(adminsocket.Listen(b.settings.Data)); err != nil {
-		return err
-	}
-	if b.admin, err = httpapi.NewAdmin(cfg, listener, b.adminParts(), b.logger); err != nil {
-		return err
-	}
-	b.listeners[listenerAdmin] = b.admin.Addr().String()
-
-	if b.settings.Admin.Address == "" {
-		return nil
-	}
-	if listener, err = bound.tcp(b.settings.Admin.Address); err != nil {
-		return listenFailed("admin", b.settings.Admin.Address, err)
-	}
-	if b.metrics, err = httpapi.NewMetrics(cfg, listener, b.gauges.handler(b.Status, b.logger), b.isReady, b.logger); err != nil {
-		return err
-	}
-	b.listeners[listenerMetrics] = b.metrics.Addr().String()
-	return nil
-}
-
-// adminParts are what the admin API is the face of.
-func (b *box) adminParts() httpapi.Admin {
-	return httpapi.Admin{
-		Rule: b.rule, Box: b, Enroller: b.trust, Quarantine: quarantine{db: b.db},
-		Outbox: stick{db: b.db, clock: b.clock, trust: b.trust, identity: b.identity(), logger: b.logger},
-	}
-}
-
-// listenFailed names the flag that would help.
-func listenFailed(flag, address string, err error) error {
-	return fmt.Errorf("--%s %s: %w", flag, address, err)
-}
-
-// bindings are the listeners bound so far, to be closed should a later step
-// fail.
-type bindings []io.Closer
-
-func (b *bindings) tcp(address string) (net.Listener, error) { return b.add(httpapi.Listen(address)) }
-
-func (b *bindings) add(listener net.Listener, err error) (net.Listener, error) {
-	if err == nil {
-		*b = append(*b, listener)
-	}
-	return listener, err
-}
-
-func (b *bindings) close() error {
-	var errs []error
-	for _, listener := range *b {
-		errs = append(errs, listener.Close())
-	}
-	return errors.Join(errs...)
-}
-
 // isReady: the store takes writes, and the listeners were bound before anybody
-// could ask. Offline is ready (P2).
-func (b *box) isReady(context.Context) error { return b.db.Err() }
+// could ask, but for one that has no certificate. Offline is ready (P2).
+func (b *box) isReady(context.Context) error { return errors.Join(b.db.Err(), b.unbound) }
 
 // Status implements httpapi.Box.
 func (b *box) Status(ctx context.Context) (edgeclaim.Status, error) {
@@ -213,6 +188,10 @@ func (b *box) Status(ctx context.Context) (edgeclaim.Status, error) {
 	if err != nil {
 		return edgeclaim.Status{}, err
 	}
+	pending, err := b.db.CountPending(ctx)
+	if err != nil {
+		return edgeclaim.Status{}, err
+	}
 	s := edgeclaim.Status{
 		BoxID: b.db.BoxID(), Site: b.settings.Site, Version: b.build.Version,
 		UptimeSeconds: time.Since(b.started).Seconds(),
@@ -220,10 +199,17 @@ func (b *box) Status(ctx context.Context) (edgeclaim.Status, error) {
 		Outbox:        outbox,
 		Upstream:      edgeclaim.UpstreamStatus{Link: edgeclaim.LampOff, Broker: edgeclaim.LampOff, App: edgeclaim.LampOff},
 		Clock:         b.clock.Status(),
-		Connections:   b.broker.Connections(),
 		Listeners:     b.listeners,
 		Store:         b.db.Info(),
+		Pending:       pending,
+		Audit:         b.auditStatus(),
+		Certificates:  b.certificates(),
 	}
+	if b.broker != nil {
+		s.Connections = b.broker.Connections()
+	}
+	b.alarms.countLost(s.Audit.Lost, b.clock.Now())
+	s.Alarms = b.alarms.with(b.rule.Alarms())
 	if b.bridge != nil {
 		s.Upstream = b.bridge.Status()
 	}

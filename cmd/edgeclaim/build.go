@@ -17,7 +17,7 @@ func readBuild() cli.Build { return cli.ReadBuild(version, built) }
 
 func (a *app) versionCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "version", Short: "Show the version", Args: cobra.NoArgs, Example: "  edgeclaim version --json",
+		Use: "version", Short: "Show the version", Args: cli.NoArguments, Example: "  edgeclaim version --json",
 		RunE: func(*cobra.Command, []string) error {
 			b := readBuild()
 			if a.json {

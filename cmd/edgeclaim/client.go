@@ -54,25 +54,40 @@ func timedClient(dir string, within, headers time.Duration) *client {
 }
 
 // request is one call of the admin API; body is sent as JSON unless it is nil,
-// a rawBody as it is.
+// a rawBody or an upload as it is.
 type request struct {
 	method, path string
 	body         any
 }
 
-// rawBody is a document that the operator brings.
+// rawBody is a JSON document that the operator brings.
 type rawBody []byte
 
-// encoded returns what is to be sent; nil for nothing.
-func (r *request) encoded() (io.Reader, error) {
+// upload is anything else that the operator brings, which may be long.
+type upload struct {
+	contentType string
+	io.Reader
+}
+
+// The media types that are not JSON's.
+const (
+	mediaJSON = "application/json"
+	mediaPEM  = "application/x-pem-file"
+	mediaCSV  = "text/csv"
+)
+
+// encoded returns what is to be sent, and its type; nil for nothing.
+func (r *request) encoded() (io.Reader, string, error) {
 	switch body := r.body.(type) {
 	case nil:
-		return nil, nil
+		return nil, "", nil
 	case rawBody:
-		return bytes.NewReader(body), nil
+		return bytes.NewReader(body), mediaJSON, nil
+	case upload:
+		return body.Reader, body.contentType, nil
 	default:
 		text, err := json.Marshal(body)
-		return bytes.NewReader(text), err
+		return bytes.NewReader(text), mediaJSON, err
 	}
 }
 
@@ -102,7 +117,7 @@ func (c *client) read(ctx context.Context, ask request, v any) error {
 
 // open is call for an answer that may be long. The caller closes it.
 func (c *client) open(ctx context.Context, ask request) (io.ReadCloser, error) {
-	send, err := ask.encoded()
+	send, contentType, err := ask.encoded()
 	if err != nil {
 		return nil, err
 	}
@@ -110,8 +125,8 @@ func (c *client) open(ctx context.Context, ask request) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, err
 	}
-	if ask.body != nil {
-		req.Header.Set("Content-Type", "application/json")
+	if contentType != "" {
+		req.Header.Set("Content-Type", contentType)
 	}
 	res, err := c.http.Do(req)
 	if errors.Is(err, adminsocket.ErrNotRunning) {

@@ -1,13 +1,19 @@
 package main
 
 import (
+	"crypto/tls"
 	"net"
 	"strings"
 	"time"
 
+	"edgeclaim"
 	"edgeclaim/bridge"
 	"edgeclaim/broker"
 	"edgeclaim/cmd/internal/cli"
+	"edgeclaim/internal/audit"
+	"edgeclaim/internal/throttle"
+	"edgeclaim/internal/tlsconf"
+	"edgeclaim/provision"
 	"edgeclaim/provision/httpapi"
 	"edgeclaim/store"
 )
@@ -16,25 +22,46 @@ import (
 // component's own defaults. Flags change it afterwards. configs/edgeclaim.yaml
 // says what each key means.
 type settings struct {
-	Data     string        `yaml:"data"`
-	Site     string        `yaml:"site"`
-	Log      cli.LogConfig `yaml:"log"`
-	HTTP     httpKeys      `yaml:"http"`
-	MQTT     mqttKeys      `yaml:"mqtt"`
-	Admin    adminKeys     `yaml:"admin"`
-	Upstream bridge.Config `yaml:"upstream"`
-	Store    storeKeys     `yaml:"store"`
+	Data        string         `yaml:"data"`
+	Site        string         `yaml:"site"`
+	Log         cli.LogConfig  `yaml:"log"`
+	HTTP        httpKeys       `yaml:"http"`
+	MQTT        mqttKeys       `yaml:"mqtt"`
+	Admin       adminKeys      `yaml:"admin"`
+	CA          caKeys         `yaml:"ca"`
+	X509        x509Keys       `yaml:"x509"`
+	Credentials credentialKeys `yaml:"credentials"`
+	Throttle    throttleKeys   `yaml:"throttle"`
+	Audit       auditKeys      `yaml:"audit"`
+	Upstream    bridge.Config  `yaml:"upstream"`
+	Store       storeKeys      `yaml:"store"`
 }
 
-// httpKeys is the claim listener over HTTP.
+// tlsKeys are a listener's with TLS, and the word that lets the other one be
+// plain outside loopback.
+type tlsKeys struct {
+	CertFile  string `yaml:"cert_file"`
+	KeyFile   string `yaml:"key_file"`
+	Plaintext bool   `yaml:"plaintext_outside_loopback"`
+}
+
+func (k *tlsKeys) files() tlsconf.Files {
+	return tlsconf.Files{CertFile: k.CertFile, KeyFile: k.KeyFile}
+}
+
+// httpKeys are the listeners for devices over HTTP.
 type httpKeys struct {
-	Address string     `yaml:"address"`
-	Limits  httpLimits `yaml:",inline"`
+	Address    string     `yaml:"address"`
+	TLSAddress string     `yaml:"tls_address"`
+	TLS        tlsKeys    `yaml:",inline"`
+	Limits     httpLimits `yaml:",inline"`
 }
 
 // httpLimits is an httpapi.Config, field by field.
 type httpLimits struct {
 	MaxConnections    int           `yaml:"max_connections"`
+	MaxPerSource      int           `yaml:"max_per_source"`
+	MaxRefused        int           `yaml:"max_refused"`
 	ReadHeaderTimeout time.Duration `yaml:"read_header_timeout"`
 	ReadTimeout       time.Duration `yaml:"read_timeout"`
 	WriteTimeout      time.Duration `yaml:"write_timeout"`
@@ -44,31 +71,78 @@ type httpLimits struct {
 	DrainTimeout      time.Duration `yaml:"drain_timeout"`
 }
 
-// mqttKeys is a broker.Config, field by field.
+// mqttKeys are the listeners for devices over MQTT.
 type mqttKeys struct {
-	Address           string        `yaml:"address"`
-	MaxDevices        int           `yaml:"max_devices"`
-	MaxClaimants      int           `yaml:"max_claimants"`
-	MaxConnecting     int           `yaml:"max_connecting"`
-	ConnectTimeout    time.Duration `yaml:"connect_timeout"`
-	IdleTimeout       time.Duration `yaml:"idle_timeout"`
-	ClaimTimeout      time.Duration `yaml:"claim_timeout"`
-	WriteTimeout      time.Duration `yaml:"write_timeout"`
-	MaxKeepAlive      time.Duration `yaml:"max_keep_alive"`
-	MaxClaimantPacket int           `yaml:"max_claimant_packet"`
-	MaxDevicePacket   int           `yaml:"max_device_packet"`
-	MaxSubscriptions  int           `yaml:"max_subscriptions"`
-	ReceiveMaximum    int           `yaml:"receive_maximum"`
-	MaxInflight       int           `yaml:"max_inflight"`
-	MaxPendingWrites  int           `yaml:"max_pending_writes"`
-	MaxSessions       int           `yaml:"max_sessions"`
-	SessionExpiry     time.Duration `yaml:"session_expiry"`
-	DrainTimeout      time.Duration `yaml:"drain_timeout"`
+	Limits mqttLimits `yaml:",inline"`
+	TLS    tlsKeys    `yaml:",inline"`
+}
+
+// mqttLimits is a broker.Config, field by field.
+type mqttLimits struct {
+	Address           string                    `yaml:"address"`
+	TLSAddress        string                    `yaml:"tls_address"`
+	MaxDevices        int                       `yaml:"max_devices"`
+	MaxClaimants      int                       `yaml:"max_claimants"`
+	MaxConnecting     int                       `yaml:"max_connecting"`
+	ConnectTimeout    time.Duration             `yaml:"connect_timeout"`
+	IdleTimeout       time.Duration             `yaml:"idle_timeout"`
+	ClaimTimeout      time.Duration             `yaml:"claim_timeout"`
+	WriteTimeout      time.Duration             `yaml:"write_timeout"`
+	MaxKeepAlive      time.Duration             `yaml:"max_keep_alive"`
+	MaxClaimantPacket int                       `yaml:"max_claimant_packet"`
+	MaxDevicePacket   int                       `yaml:"max_device_packet"`
+	MaxSubscriptions  int                       `yaml:"max_subscriptions"`
+	ReceiveMaximum    int                       `yaml:"receive_maximum"`
+	MaxInflight       int                       `yaml:"max_inflight"`
+	MaxPendingWrites  int                       `yaml:"max_pending_writes"`
+	MaxSessions       int                       `yaml:"max_sessions"`
+	MaxPerSource      int                       `yaml:"max_per_source"`
+	MaxRefused        int                       `yaml:"max_refused"`
+	MaxDeviceRate     int                       `yaml:"max_device_rate"`
+	MaxDeviceBurst    int                       `yaml:"max_device_burst"`
+	MaxHandshakes     int                       `yaml:"max_handshakes"`
+	SessionExpiry     time.Duration             `yaml:"session_expiry"`
+	DrainTimeout      time.Duration             `yaml:"drain_timeout"`
+	TLS               *tls.Config               `yaml:"-"`
+	Suspect           func(edgeclaim.Suspicion) `yaml:"-"`
 }
 
 // adminKeys is the admin side over TCP; empty for the Unix socket alone.
 type adminKeys struct {
-	Address string `yaml:"address"`
+	Address   string   `yaml:"address"`
+	TLS       bool     `yaml:"tls"`
+	Hosts     []string `yaml:"hosts"`
+	Plaintext bool     `yaml:"plaintext_outside_loopback"`
+}
+
+// caKeys are the box's own certificate.
+type caKeys struct {
+	Names []string `yaml:"names"`
+}
+
+// x509Keys are the certificates of devices.
+type x509Keys struct {
+	Validity time.Duration `yaml:"validity"`
+}
+
+// credentialKeys are how long a credential waits.
+type credentialKeys struct {
+	DeviceOverlap    time.Duration `yaml:"device_overlap"`
+	UnconfirmedAfter time.Duration `yaml:"unconfirmed_after"`
+}
+
+// throttleKeys are a throttle.Config's.
+type throttleKeys struct {
+	Burst      int     `yaml:"burst"`
+	PerSecond  float64 `yaml:"per_second"`
+	MaxSources int     `yaml:"max_sources"`
+}
+
+// auditKeys are an audit.Config's.
+type auditKeys struct {
+	SegmentBytes      int64 `yaml:"segment_bytes"`
+	MaxBytes          int64 `yaml:"max_bytes"`
+	RefusalsPerMinute int   `yaml:"refusals_per_minute"`
 }
 
 // storeKeys are the limits of the registry's file and of the outbox.
@@ -84,12 +158,22 @@ type storeKeys struct {
 
 // defaults is a box that nobody configured: on loopback, without upstream.
 func defaults() settings {
-	kept := store.Defaults()
+	kept, slow := store.Defaults(), throttle.Defaults()
 	return settings{
-		Site:     "default",
-		Log:      cli.DefaultLog(),
-		HTTP:     httpKeys{Address: "127.0.0.1:8080", Limits: httpLimits(httpapi.Defaults())},
-		MQTT:     mqttKeys(broker.Defaults()),
+		Site:  "default",
+		Log:   cli.DefaultLog(),
+		HTTP:  httpKeys{Address: "127.0.0.1:8080", Limits: httpLimits(httpapi.Defaults())},
+		MQTT:  mqttKeys{Limits: mqttLimits(broker.Defaults())},
+		Admin: adminKeys{Hosts: []string{}},
+		CA:    caKeys{Names: []string{}},
+		X509:  x509Keys{Validity: provision.DefaultX509Validity},
+		Credentials: credentialKeys{
+			DeviceOverlap: provision.DefaultDeviceOverlap, UnconfirmedAfter: provision.DefaultUnconfirmedAfter,
+		},
+		Throttle: throttleKeys{Burst: slow.Burst, PerSecond: slow.PerSecond, MaxSources: slow.MaxSources},
+		Audit: auditKeys{
+			SegmentBytes: audit.DefaultSegmentBytes, MaxBytes: audit.DefaultMaxBytes, RefusalsPerMinute: audit.DefaultRefusalsPerMinute,
+		},
 		Upstream: bridge.Defaults(),
 		Store: storeKeys{
 			MaxBytes:       kept.MaxBytes,
@@ -113,14 +197,25 @@ func (s *settings) storeConfig() store.Config {
 }
 
 func (s *settings) httpConfig() httpapi.Config  { return httpapi.Config(s.HTTP.Limits) }
-func (s *settings) brokerConfig() broker.Config { return broker.Config(s.MQTT) }
+func (s *settings) brokerConfig() broker.Config { return broker.Config(s.MQTT.Limits) }
+
+func (s *settings) throttleConfig() throttle.Config {
+	return throttle.Config{Burst: s.Throttle.Burst, PerSecond: s.Throttle.PerSecond, MaxSources: s.Throttle.MaxSources}
+}
+
+func (s *settings) auditConfig() audit.Config {
+	return audit.Config{
+		Dir: s.Data, SegmentBytes: s.Audit.SegmentBytes, MaxBytes: s.Audit.MaxBytes, RefusalsPerMinute: s.Audit.RefusalsPerMinute,
+	}
+}
 
 // stopWithin is how long a stop may take: the longest of the parts, which stop
 // side by side, and some time for the store.
 func (s *settings) stopWithin() time.Duration {
-	const forTheStore = 5 * time.Second
+	// The store writes what it has, and before it the audit log what was said last.
+	const forTheStore, forTheAudit = 5 * time.Second, 2 * time.Second
 	// The bridge waits for PUBACKs, says its state and tells the outbox.
-	return forTheStore + max(s.HTTP.Limits.DrainTimeout, s.MQTT.DrainTimeout, 3*s.Upstream.StopTimeout)
+	return forTheStore + forTheAudit + max(s.HTTP.Limits.DrainTimeout, s.MQTT.Limits.DrainTimeout, 3*s.Upstream.StopTimeout)
 }
 
 // siteLetters are what a site's name may hold: it is a topic level upstream and
@@ -135,13 +230,8 @@ func (s *settings) validate() error {
 	if s.Site == "" || len(s.Site) > maxSite || strings.Trim(s.Site, siteLetters) != "" {
 		return cli.Usagef("site: want 1 to %d characters of A-Z, a-z, 0-9, '.', '_' and '-'", maxSite)
 	}
-	if _, _, err := net.SplitHostPort(s.HTTP.Address); err != nil {
-		return cli.Usagef("http.address: want host:port: %v", err)
-	}
-	if s.Admin.Address != "" {
-		if _, _, err := net.SplitHostPort(s.Admin.Address); err != nil {
-			return cli.Usagef("admin.address: want host:port: %v", err)
-		}
+	if err := s.validateListeners(); err != nil {
+		return err
 	}
 	if err := s.Log.Validate(); err != nil {
 		return err
@@ -149,11 +239,88 @@ func (s *settings) validate() error {
 	if s.Upstream.Ack != bridge.AckPuback && s.Upstream.Ack != bridge.AckApp { // also with nothing upstream yet
 		return cli.Usagef("upstream.ack: want %s or %s", bridge.AckPuback, bridge.AckApp)
 	}
+	if err := s.validateTrust(); err != nil {
+		return err
+	}
 	return s.validateSections()
 }
 
+// validateListeners looks at the addresses, and at who may be reached without
+// TLS.
+func (s *settings) validateListeners() error {
+	if s.HTTP.Address == "" && s.HTTP.TLSAddress == "" {
+		return cli.Usagef("http.address: want one, or a tls_address")
+	}
+	for _, at := range []struct{ key, address string }{
+		{"http.address", s.HTTP.Address}, {"http.tls_address", s.HTTP.TLSAddress}, {"admin.address", s.Admin.Address},
+	} {
+		if at.address == "" {
+			continue
+		}
+		if _, _, err := net.SplitHostPort(at.address); err != nil {
+			return cli.Usagef("%s: want host:port: %v", at.key, err)
+		}
+	}
+	for _, plain := range []struct {
+		key, address string
+		allowed      bool
+	}{
+		{"http.address", s.HTTP.Address, s.HTTP.TLS.Plaintext},
+		{"mqtt.address", s.MQTT.Limits.Address, s.MQTT.TLS.Plaintext},
+		{"admin.address", s.Admin.Address, s.Admin.Plaintext || s.Admin.TLS},
+	} {
+		if err := tlsconf.CheckPlain(plain.key, plain.address, plain.allowed); err != nil {
+			return cli.Usagef("%v", err)
+		}
+	}
+	for _, pair := range []struct {
+		section string
+		files   tlsconf.Files
+	}{{"http", s.HTTP.TLS.files()}, {"mqtt", s.MQTT.TLS.files()}} {
+		if err := pair.files.Validate(); err != nil {
+			return cli.Usagef("%s.%v", pair.section, err)
+		}
+	}
+	return nil
+}
+
+// Bounds of what credentials, certificates and the audit log may be told. A
+// certificate outlives a shift at least; longer than the root it cannot be.
+const (
+	minValidity      = time.Hour
+	maxValidity      = 25 * 365 * day
+	minUnconfirmed   = time.Minute
+	maxUnconfirmed   = 365 * day
+	minAuditSegment  = 64 << 10
+	maxAuditRefusals = 1_000_000
+)
+
+func (s *settings) validateTrust() error {
+	for _, d := range []struct {
+		key             string
+		value, min, max time.Duration
+	}{
+		{"x509.validity", s.X509.Validity, minValidity, maxValidity},
+		{"credentials.device_overlap", s.Credentials.DeviceOverlap, time.Second, provision.MaxOverlap},
+		{"credentials.unconfirmed_after", s.Credentials.UnconfirmedAfter, minUnconfirmed, maxUnconfirmed},
+	} {
+		if d.value < d.min || d.value > d.max {
+			return cli.Usagef("%s: want %v to %v", d.key, d.min, d.max)
+		}
+	}
+	switch {
+	case s.Audit.SegmentBytes < minAuditSegment:
+		return cli.Usagef("audit.segment_bytes: want at least %d", minAuditSegment)
+	case s.Audit.MaxBytes < 2*s.Audit.SegmentBytes:
+		return cli.Usagef("audit.max_bytes: want at least twice segment_bytes")
+	case s.Audit.RefusalsPerMinute < 1 || s.Audit.RefusalsPerMinute > maxAuditRefusals:
+		return cli.Usagef("audit.refusals_per_minute: want 1 to %d", maxAuditRefusals)
+	}
+	return nil
+}
+
 func (s *settings) validateSections() error {
-	http, mqtt, kept := s.httpConfig(), s.brokerConfig(), s.storeConfig()
+	http, mqtt, kept, slow := s.httpConfig(), s.brokerConfig(), s.storeConfig(), s.throttleConfig()
 	for _, section := range []struct {
 		name     string
 		validate func() error
@@ -161,6 +328,7 @@ func (s *settings) validateSections() error {
 	}{
 		{name: "http", validate: http.Validate},
 		{name: "mqtt", validate: mqtt.Validate},
+		{name: "throttle", validate: slow.Validate},
 		{name: "store", validate: kept.Validate},
 		{name: "upstream", validate: s.Upstream.Validate, skip: s.Upstream.URL == ""},
 	} {

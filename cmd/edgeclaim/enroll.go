@@ -95,6 +95,14 @@ func hint(err error, code edgeclaim.Code, help string) error {
 	return err
 }
 
+// worded puts words in the place of an error of the box with that code.
+func worded(err error, code edgeclaim.Code, words string) error {
+	if box, ok := errors.AsType[*boxError](err); ok && box.Code == code {
+		box.Message = words
+	}
+	return err
+}
+
 // readInput reads a file, or standard input for "-", of at most limit bytes.
 func (a *app) readInput(path string, limit int64) ([]byte, error) {
 	from := a.stdin

@@ -24,9 +24,9 @@ the outbox: the file may be lost, or ingested twice. No upstream need be configu
 The file names devices and holds the hashes of their credentials. Its mode is 0600.`,
 		Example: `  edgeclaim outbox export --out /media/stick/up.ndjson
   edgeclaim outbox export | gzip > up.ndjson.gz`,
-		Args: cobra.NoArgs,
+		Args: cli.NoArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if out == "" || out == "-" {
+			if out == "" || cli.IsStdout(out) {
 				_, err := a.export(cmd.Context(), a.stdout)
 				return err
 			}

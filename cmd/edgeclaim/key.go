@@ -43,7 +43,7 @@ func (a *app) keyIssueCommand() *cobra.Command {
 	var template string
 	var count int
 	c := &cobra.Command{
-		Use: "issue", Short: "Make provisioning keys; they are shown this once", Args: cobra.NoArgs,
+		Use: "issue", Short: "Make provisioning keys; they are shown this once", Args: cli.NoArguments,
 		Example: "  edgeclaim key issue --template 019ca7b2-4c1e-7d05-8f33-5a0b6c7d8e9f --count 10",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			path, err := templateKeysPath(template)
@@ -89,7 +89,7 @@ func (a *app) keyImportCommand() *cobra.Command {
 	var template, sha256 string
 	var fromStdin bool
 	c := &cobra.Command{
-		Use: "import", Short: "Import a key that the platform issued, by its SHA-256 or raw from standard input", Args: cobra.NoArgs,
+		Use: "import", Short: "Import a key that the platform issued, by its SHA-256 or raw from standard input", Args: cli.NoArguments,
 		Example: `  edgeclaim key import --template 019ca7b2-4c1e-7d05-8f33-5a0b6c7d8e9f --key-stdin < key.txt`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			path, err := templateKeysPath(template)
@@ -146,7 +146,7 @@ func readSecret(r io.Reader) (string, error) {
 func (a *app) keyListCommand() *cobra.Command {
 	var template string
 	c := &cobra.Command{
-		Use: "list", Short: "List the keys", Args: cobra.NoArgs, Example: "  edgeclaim key list --json",
+		Use: "list", Short: "List the keys", Args: cli.NoArguments, Example: "  edgeclaim key list --json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			path := keysPath
 			if template != "" {

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
+
+	"edgeclaim/internal/tlsconf"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sync/errgroup"
@@ -21,12 +24,15 @@ var errSlowStop = errors.New("not everything stopped in time")
 // store last. An orderly stop is nil.
 //
 // The faces stop first and finish what they have begun; then what stands
-// behind them, so that the last refusals are counted and the last records sent.
+// behind them, so that the last refusals are counted and the last records sent;
+// the audit log last, for it hears the others' last words.
 func (b *box) run(ctx context.Context) error {
 	group, running := errgroup.WithContext(ctx)
 	front, serving := errgroup.WithContext(running)
 	behind, stopBehind := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopBehind()
+	books, closeBooks := context.WithCancel(context.WithoutCancel(ctx))
+	defer closeBooks()
 	for _, face := range b.faces() {
 		front.Go(func() error { return face(serving) })
 	}
@@ -34,9 +40,20 @@ func (b *box) run(ctx context.Context) error {
 		defer stopBehind()
 		return front.Wait()
 	})
+	var working sync.WaitGroup // the parts behind
 	for _, part := range b.partsBehind() {
-		group.Go(func() error { return part(behind) })
+		working.Add(1)
+		group.Go(func() error {
+			defer working.Done()
+			return part(behind)
+		})
 	}
+	group.Go(func() error {
+		working.Wait()
+		closeBooks()
+		return nil
+	})
+	group.Go(func() error { return b.keepBooks(books) })
 
 	b.logger.Info("box ready", "box_id", b.db.BoxID(), "site", b.settings.Site, "version", b.build.Version, "listeners", b.listeners)
 	b.ready(b.listeners)
@@ -51,6 +68,9 @@ func (b *box) run(ctx context.Context) error {
 	if errors.Is(err, errSlowStop) {
 		return err // closing the store under whoever still uses it would wait for them
 	}
+	if closeErr := b.closeAudit(); closeErr != nil {
+		b.logger.Warn("closing the audit log", "err", closeErr)
+	}
 	if closeErr := b.db.Close(); closeErr != nil {
 		err = errors.Join(err, fmt.Errorf("closing the store: %w", closeErr))
 	}
@@ -58,20 +78,30 @@ func (b *box) run(ctx context.Context) error {
 }
 
 func (b *box) faces() []part {
-	faces := []part{b.claims.Run, b.broker.Run, b.admin.Run}
-	if b.metrics != nil {
-		faces = append(faces, b.metrics.Run)
+	var faces []part
+	if b.broker != nil {
+		faces = append(faces, b.broker.Run)
+	}
+	for _, server := range b.http {
+		faces = append(faces, server.Run)
 	}
 	return faces
 }
 
 func (b *box) partsBehind() []part {
 	parts := []part{
-		b.rule.Run, b.watchStore, b.watchdog,
+		b.rule.Run, b.watchStore, b.watchdog, b.tellHeads, b.tellAlarms,
 		func(ctx context.Context) error { return b.clock.Run(ctx, b.clockChanged) },
 	}
 	if b.bridge != nil {
 		parts = append(parts, b.bridge.Run)
+	}
+	running := map[*tlsconf.Source]bool{} // listeners may share one
+	for _, source := range b.sources {
+		if !running[source.Source] {
+			running[source.Source] = true
+			parts = append(parts, source.Run)
+		}
 	}
 	return parts
 }

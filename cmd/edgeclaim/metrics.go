@@ -118,12 +118,18 @@ var (
 	descUpstream    = state("upstream_up", "Whether a part of the way up is up; absent where it is off.", "part")
 	descEnrolled    = state("upstream_enrolled", "Whether only what the enrolled key has signed is taken from upstream.")
 	descInFlight    = state("upstream_in_flight", "Records on their way.")
-	descCredit      = state("upstream_credit", "Records that upstream lets be on their way; absent where it does not say.")
+	descCredit      = state("upstream_credit", "Records that upstream lets be on their way; absent while no application has welcomed the box.")
 	descAlarms      = state("upstream_alarms_total", "What must not happen between box and upstream, and did.", "alarm")
 	descStoreBytes  = state("store_bytes", "Size of the registry's file.")
 	descSynced      = state("clock_synced", "Whether the kernel holds the wall clock for synchronised.")
 	descFloor       = state("clock_floor_timestamp_seconds", "The time below which the wall clock is not believed.")
 	descUptime      = state("uptime_seconds", "Time since the program started.")
+	descLineAlarms  = state("alarms_total", "What must not happen on the line or in the box, and did.", "alarm")
+	descWaiting     = state("pending_claims", "Claims that wait for an operator.")
+	descAuditLost   = state("audit_lost_total", "Entries of the audit log that could not be written.")
+	descAuditLast   = state("audit_sequence", "The audit log's last entry.")
+	descNotAfter    = state("certificate_not_after_seconds", "When a certificate of the box's own ends, in Unix time.", "for")
+	descCertificate = state("certificate_usable", "Whether a certificate of the box's own can be used as it ought to be.", "for")
 )
 
 // Describe implements prometheus.Collector.
@@ -131,6 +137,7 @@ func (*stateCollector) Describe(ch chan<- *prometheus.Desc) {
 	for _, desc := range []*prometheus.Desc{
 		descDevices, descConnections, descPending, descBytes, descOldest, descAppended, descAcked, descDropped,
 		descParked, descQuarantined, descUpstream, descEnrolled, descInFlight, descCredit, descAlarms, descStoreBytes, descSynced, descFloor, descUptime,
+		descLineAlarms, descWaiting, descAuditLost, descAuditLast, descNotAfter, descCertificate,
 	} {
 		ch <- desc
 	}
@@ -171,21 +178,56 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 		gauge(descFloor, float64(floor.Unix()))
 	}
 	gauge(descUptime, status.UptimeSeconds)
+	collectTrust(&status, gauge, total)
 }
 
-// alarms are the kinds there are, each with a counter from the start: a rise
-// from nothing would not be seen as one.
-var alarms = []edgeclaim.Alarm{
+// lineAlarms and upstreamAlarms are the kinds there are, each with a counter
+// from the start: a rise from nothing would not be seen as one.
+var lineAlarms = []edgeclaim.Alarm{
+	edgeclaim.AlarmCloned, edgeclaim.AlarmKeyOverused, edgeclaim.AlarmThrottled, edgeclaim.AlarmUnconfirmed,
+	edgeclaim.AlarmAuditLost, edgeclaim.AlarmCertificates,
+}
+
+var upstreamAlarms = []edgeclaim.Alarm{
 	edgeclaim.AlarmForged, edgeclaim.AlarmMalformed, edgeclaim.AlarmOversized, edgeclaim.AlarmForeign,
 	edgeclaim.AlarmAckAbove, edgeclaim.AlarmStale, edgeclaim.AlarmFenced, edgeclaim.AlarmNotWelcome,
-	edgeclaim.AlarmUpstreamBehind, edgeclaim.AlarmQuarantine, alarmEnrolment,
+	edgeclaim.AlarmUpstreamBehind, edgeclaim.AlarmQuarantine, edgeclaim.AlarmEnrolment,
+}
+
+// These are what a collector writes its figures with.
+type (
+	gaugeFunc = func(desc *prometheus.Desc, value float64, labels ...string)
+	totalFunc = func(desc *prometheus.Desc, value uint64, labels ...string)
+)
+
+// collectTrust reads who is let in, and what that hangs on.
+func collectTrust(status *edgeclaim.Status, gauge gaugeFunc, total totalFunc) {
+	gauge(descWaiting, float64(status.Pending))
+	total(descAuditLost, status.Audit.Lost)
+	gauge(descAuditLast, float64(status.Audit.Sequence))
+	for use, certificate := range status.Certificates {
+		if !certificate.NotAfter.IsZero() {
+			gauge(descNotAfter, float64(certificate.NotAfter.Unix()), use)
+		}
+		gauge(descCertificate, oneIf(certificate.Problem == ""), use)
+	}
+	collectAlarms(descLineAlarms, lineAlarms, status.Alarms, total)
+}
+
+// collectAlarms counts those kinds, and no other: the label is bounded.
+func collectAlarms(desc *prometheus.Desc, kinds []edgeclaim.Alarm, risen []edgeclaim.AlarmCount, total totalFunc) {
+	counts := map[edgeclaim.Alarm]uint64{}
+	for _, alarm := range risen {
+		counts[alarm.Alarm] = alarm.Count
+	}
+	for _, kind := range kinds {
+		total(desc, counts[kind], string(kind))
+	}
 }
 
 // collectUpstream reads the way up. Where none is configured, it has neither
 // lamps nor anything on its way; alarms it may have all the same.
-func collectUpstream(
-	up *edgeclaim.UpstreamStatus, gauge func(*prometheus.Desc, float64, ...string), total func(*prometheus.Desc, uint64, ...string),
-) {
+func collectUpstream(up *edgeclaim.UpstreamStatus, gauge gaugeFunc, total totalFunc) {
 	for part, lamp := range map[string]edgeclaim.Lamp{"link": up.Link, "broker": up.Broker, "app": up.App} {
 		if lamp != edgeclaim.LampOff {
 			gauge(descUpstream, oneIf(lamp == edgeclaim.LampUp), part)
@@ -195,16 +237,10 @@ func collectUpstream(
 	if up.URL != "" {
 		gauge(descInFlight, float64(up.InFlight))
 	}
-	if up.Credit > 0 {
+	if up.Credit > 0 || up.App == edgeclaim.LampUp {
 		gauge(descCredit, float64(up.Credit))
 	}
-	risen := map[edgeclaim.Alarm]uint64{}
-	for _, alarm := range up.Alarms {
-		risen[alarm.Alarm] = alarm.Count
-	}
-	for _, kind := range alarms { // and no other: the label is bounded
-		total(descAlarms, risen[kind], string(kind))
-	}
+	collectAlarms(descAlarms, upstreamAlarms, up.Alarms, total)
 }
 
 func oneIf(is bool) float64 {

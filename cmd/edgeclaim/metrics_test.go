@@ -40,6 +40,12 @@ func someStatus() edgeclaim.Status {
 		},
 		Clock:       edgeclaim.ClockStatus{Floor: time.Unix(1e9, 0), State: edgeclaim.ClockSynced},
 		Connections: edgeclaim.ConnectionStatus{Claimants: 4, Devices: 5},
+		Pending:     8,
+		Alarms:      []edgeclaim.AlarmCount{{Alarm: edgeclaim.AlarmCloned, Count: 2, Last: time.Unix(1e9, 0)}, {Alarm: "another", Count: 1}},
+		Audit:       edgeclaim.AuditStatus{Sequence: 99, Hash: "abc", Lost: 1},
+		Certificates: map[string]edgeclaim.CertificateStatus{
+			"https": {NotAfter: time.Unix(2e9, 0), Problem: "no such file"}, "ca": {Problem: "damaged"},
+		},
 	}
 }
 
@@ -65,6 +71,14 @@ func TestStateInMetrics(t *testing.T) {
 		`edgeclaim_connections{kind="claimant"} 4`,
 		`edgeclaim_connections{kind="device"} 5`,
 		`edgeclaim_build_info{goversion="go1",version="v1"} 1`,
+		`edgeclaim_pending_claims 8`,
+		`edgeclaim_alarms_total{alarm="device_cloned"} 2`,
+		`edgeclaim_alarms_total{alarm="claims_throttled"} 0`,
+		`edgeclaim_audit_lost_total 1`,
+		`edgeclaim_audit_sequence 99`,
+		`edgeclaim_certificate_not_after_seconds{for="https"} 2e+09`,
+		`edgeclaim_certificate_usable{for="https"} 0`,
+		`edgeclaim_certificate_usable{for="ca"} 0`,
 	} {
 		if !strings.Contains(text, "\n"+line+"\n") {
 			t.Errorf("no line %s", line)
@@ -73,7 +87,7 @@ func TestStateInMetrics(t *testing.T) {
 	if strings.Contains(text, `part="app"`) {
 		t.Error("a lamp that is off is shown")
 	}
-	if strings.Contains(text, "later version") {
+	if strings.Contains(text, "later version") || strings.Contains(text, "another") {
 		t.Error("a label is not from a closed set")
 	}
 }
@@ -90,8 +104,9 @@ func TestAlarmsAreAllCounted(t *testing.T) {
 	}
 	text := scrape(t, edgeclaim.Status{}, nil)
 	for _, kind := range kinds {
-		if line := "\n" + `edgeclaim_upstream_alarms_total{alarm="` + kind[1] + `"} 0` + "\n"; !strings.Contains(text, line) {
-			t.Errorf("no line %s", line)
+		line := `alarms_total{alarm="` + kind[1] + `"} 0` + "\n"
+		if up, own := strings.Contains(text, "\nedgeclaim_upstream_"+line), strings.Contains(text, "\nedgeclaim_"+line); up == own {
+			t.Errorf("%s: of upstream %t, of the line %t; want one of them", kind[1], up, own)
 		}
 	}
 }
@@ -110,6 +125,11 @@ func TestStatusText(t *testing.T) {
 			"upstream in flight  12 of 512",
 			"ALARM forged  3, last 2001-09-09T01:46:40Z",
 			"outbox prov  3 pending (0 bytes, oldest 2s), 0 appended, 0 acked, 0 dropped, 6 parked",
+			"pending claims  8 wait for an operator: see edgeclaim approval list",
+			"certificate https  until 2033-05-18T03:33:20Z; no such file",
+			"certificate ca  until none; damaged",
+			"audit  99 entries, 1 lost",
+			"ALARM device_cloned  2, last 2001-09-09T01:46:40Z",
 			"outbox quarantine  4 refused upstream for good, or behind one that was: see edgeclaim outbox list",
 		},
 		"app, anybody": {

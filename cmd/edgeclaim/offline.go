@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"edgeclaim/cmd/internal/cli"
 	"edgeclaim/store"
 
 	"github.com/spf13/cobra"
@@ -11,7 +12,7 @@ import (
 
 func (a *app) checkCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "check", Short: "Check the data folder, with the box stopped", Args: cobra.NoArgs,
+		Use: "check", Short: "Check the data folder, with the box stopped", Args: cli.NoArguments,
 		Example: "  edgeclaim check --data /var/lib/edgeclaim",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := store.CheckFile(cmd.Context(), a.dir()); err != nil {
@@ -28,7 +29,7 @@ func (a *app) checkCommand() *cobra.Command {
 
 func (a *app) compactCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "compact", Short: "Give the room of what was deleted back to the disk, with the box stopped", Args: cobra.NoArgs,
+		Use: "compact", Short: "Give the room of what was deleted back to the disk, with the box stopped", Args: cli.NoArguments,
 		Example: "  edgeclaim compact --data /var/lib/edgeclaim",
 		RunE: func(*cobra.Command, []string) error {
 			before, after, err := store.Compact(a.dir())

@@ -42,7 +42,7 @@ with its reason, and the later ones of the same device, which wait behind them.
 All other devices go on. Mend what the reason names, then requeue; or discard.`,
 		Example: `  edgeclaim outbox list
   edgeclaim outbox list --json | jq -r '.[] | select(.reason) | .id + " " + .reason'`,
-		Args: cobra.NoArgs,
+		Args: cli.NoArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			head := []string{"ID", "LANE", "SEQUENCE", "DEVICE", "TYPE", "REASON", "PARKED AT"}
 			return list(cmd.Context(), a, quarantinePath, head, func(q edgeclaim.Quarantined) []string {
@@ -100,7 +100,8 @@ what upstream refused it for is mended there.`,
 				ask := struct {
 					Device edgeclaim.DeviceID `json:"device_id"`
 				}{id}
-				return showSlow(cmd.Context(), a, request{http.MethodPost, quarantinePath + "/requeue", ask}, a.printRequeued)
+				return worded(showSlow(cmd.Context(), a, request{http.MethodPost, quarantinePath + "/requeue", ask}, a.printRequeued),
+					edgeclaim.CodeNotFound, "nothing of this device is in quarantine")
 			}
 			path, err := recordPath(args[0], "/requeue")
 			if err != nil {
@@ -238,7 +239,7 @@ itself where it has a connection; after an ack file said so, it is done here. It
 of no use for anything else.`,
 		Example: `  edgeclaim outbox renew
   edgeclaim outbox renew --yes   # in scripts`,
-		Args: cobra.NoArgs,
+		Args: cli.NoArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !yes {
 				_, _ = fmt.Fprint(a.stderr, "Another box of this name will be fenced. Type yes to go on: ")

@@ -69,7 +69,9 @@ func (a *app) rootCommand() *cobra.Command {
 		"data folder (default $EDGECLAIM_DATA, else "+systemData+" where it can be written, else ./var)")
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON")
 	root.AddCommand(a.serveCommand(), a.templateCommand(), a.keyCommand(), a.deviceCommand(), a.statusCommand(),
-		a.clockCommand(), a.enrollCommand(), a.outboxCommand(), a.claimCommand(), a.checkCommand(), a.compactCommand(), a.versionCommand())
+		a.clockCommand(),
+		a.denyCommand(), a.approvalCommand(), a.approveCommand(), a.manifestCommand(), a.caCommand(), a.tokenCommand(), a.auditCommand(),
+		a.enrollCommand(), a.outboxCommand(), a.claimCommand(), a.checkCommand(), a.compactCommand(), a.versionCommand())
 	cli.MarkBegun(root, &a.begun)
 	return root
 }

@@ -47,6 +47,8 @@ func TestScripts(t *testing.T) {
 			"terminate":    terminate,
 			"exits":        exits,
 			"pick":         pick,
+			"pick-by":      pickBy,
+			"wait-pending": waitPending,
 			"lines":        lines,
 			"hub-key":      hubKey,
 			"hub-ack":      hubAck,
@@ -56,8 +58,8 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// waitReady DIR waits for the box on DIR and sets $HTTP, $MQTT, $METRICS and
-// $SOCKET to where it listens.
+// waitReady DIR waits for the box on DIR and sets $HTTP, $HTTPS, $MQTT, $MQTTS,
+// $METRICS and $SOCKET to where it listens.
 func waitReady(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: wait-ready DIR")
@@ -65,6 +67,7 @@ func waitReady(ts *testscript.TestScript, neg bool, args []string) {
 	status := waitStatus(ts, args[0], func(edgeclaim.Status) bool { return true })
 	for name, variable := range map[string]string{
 		listenerHTTP: "HTTP", listenerMQTT: "MQTT", listenerMetrics: "METRICS", listenerAdmin: "SOCKET",
+		listenerHTTPS: "HTTPS", listenerMQTTTLS: "MQTTS",
 	} {
 		ts.Setenv(variable, status.Listeners[name])
 	}
@@ -78,6 +81,33 @@ func waitDevices(ts *testscript.TestScript, neg bool, args []string) {
 	want, err := strconv.Atoi(args[1])
 	ts.Check(err)
 	waitStatus(ts, args[0], func(s edgeclaim.Status) bool { return s.Connections.Devices == want })
+}
+
+// waitPending DIR N waits until N claims wait for an operator of the box on DIR.
+func waitPending(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: wait-pending DIR N")
+	}
+	want, err := strconv.ParseUint(args[1], 10, 64)
+	ts.Check(err)
+	waitStatus(ts, args[0], func(s edgeclaim.Status) bool { return s.Pending == want })
+}
+
+// pickBy NAME VALUE VARIABLE FIELD sets an environment variable to a field of
+// the object, in the array that the last command printed, whose NAME is VALUE.
+func pickBy(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 4 {
+		ts.Fatalf("usage: pick-by NAME VALUE VARIABLE FIELD")
+	}
+	var rows []map[string]any
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &rows))
+	for _, row := range rows {
+		if text, ok := row[args[3]].(string); ok && row[args[0]] == args[1] {
+			ts.Setenv(args[2], text)
+			return
+		}
+	}
+	ts.Fatalf("no row whose %s is %s", args[0], args[1])
 }
 
 // waitStatus asks the box on dir until its status is as wanted.

@@ -17,8 +17,10 @@ var serveFlags = []struct {
 	key         func(*settings) *string
 }{
 	{"http", "claim listener over HTTP, host:port", func(s *settings) *string { return &s.HTTP.Address }},
-	{"mqtt", "MQTT listener, host:port", func(s *settings) *string { return &s.MQTT.Address }},
-	{"admin", "metrics listener, host:port; it asks nobody who they are (default none)", func(s *settings) *string { return &s.Admin.Address }},
+	{"mqtt", "MQTT listener, host:port", func(s *settings) *string { return &s.MQTT.Limits.Address }},
+	{"https", "the same over HTTPS, host:port (default none)", func(s *settings) *string { return &s.HTTP.TLSAddress }},
+	{"mqtt-tls", "MQTT over TLS, host:port (default none)", func(s *settings) *string { return &s.MQTT.Limits.TLSAddress }},
+	{"admin", "admin API over TCP, by token, and metrics, host:port (default none)", func(s *settings) *string { return &s.Admin.Address }},
 	{"site", "name of the site, one MQTT topic level", func(s *settings) *string { return &s.Site }},
 	{"upstream", "MQTT broker upstream, mqtt://host[:port] or mqtts://host[:port] (default none)", func(s *settings) *string { return &s.Upstream.URL }},
 	{"upstream-ack", "who acknowledges upstream: puback, the broker; app, the application behind it", func(s *settings) *string { return &s.Upstream.Ack }},
@@ -31,19 +33,13 @@ var serveFlags = []struct {
 	{"log-level", "debug, info, warn or error", func(s *settings) *string { return &s.Log.Level }},
 }
 
-// notYet are flags of the contract that this version refuses rather than
-// ignores.
-var notYet = []struct{ name, why string }{
-	{"https", "this version has no TLS listeners"},
-	{"mqtt-tls", "this version has no TLS listeners"},
-}
-
 func (a *app) serveCommand() *cobra.Command {
 	var config string
 	c := &cobra.Command{
-		Use: "serve", Short: "Run the box", Args: cobra.NoArgs,
+		Use: "serve", Short: "Run the box", Args: cli.NoArguments,
 		Example: `  edgeclaim serve                                   # on loopback, without upstream
   edgeclaim serve --config /etc/edgeclaim/edgeclaim.yaml
+  edgeclaim serve --https 192.168.7.1:8443 --mqtt-tls 192.168.7.1:8883
   edgeclaim serve --site plant-7 --upstream mqtts://hub.example --upstream-ack app`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := a.settings(cmd, config)
@@ -59,21 +55,12 @@ func (a *app) serveCommand() *cobra.Command {
 	for _, flag := range serveFlags {
 		f.String(flag.name, *flag.key(&unset), flag.usage)
 	}
-	for _, flag := range notYet {
-		f.String(flag.name, "", flag.why)
-		_ = f.MarkHidden(flag.name) // fails only for a name that is no flag
-	}
 	return c
 }
 
 // settings puts flags over the file over the defaults.
 func (a *app) settings(cmd *cobra.Command, config string) (settings, error) {
 	f := cmd.Flags()
-	for _, flag := range notYet {
-		if f.Changed(flag.name) {
-			return settings{}, cli.Usagef("--%s: %s", flag.name, flag.why)
-		}
-	}
 	s := defaults()
 	if config != "" {
 		var err error

@@ -78,7 +78,7 @@ func TestServeTellsSystemdAndLeavesNothing(t *testing.T) {
 	go func() {
 		ended <- run(ctx, []string{
 			"serve", "--data", filepath.Join(t.TempDir(), "box"), "--http", "127.0.0.1:0", "--mqtt", "127.0.0.1:0", "--admin", "127.0.0.1:0",
-			"--upstream", "mqtt://127.0.0.1:1",
+			"--https", "127.0.0.1:0", "--mqtt-tls", "127.0.0.1:0", "--upstream", "mqtt://127.0.0.1:1",
 		}, strings.NewReader(""), &stdout, &stderr)
 	}()
 	expect(t, told, "READY=1")
@@ -117,7 +117,7 @@ func TestServeStoppedAtOnce(t *testing.T) {
 // a build that knows no date.
 func TestFloorOutlivesTheProgram(t *testing.T) {
 	s := defaults()
-	s.Data, s.HTTP.Address, s.MQTT.Address = t.TempDir(), "127.0.0.1:0", "127.0.0.1:0"
+	s.Data, s.HTTP.Address, s.MQTT.Limits.Address = t.TempDir(), "127.0.0.1:0", "127.0.0.1:0"
 	want := time.Now().Add(24 * time.Hour).UTC().Truncate(time.Second)
 	ended, stop := context.WithCancel(t.Context())
 	stop()
@@ -142,7 +142,7 @@ func TestFloorOutlivesTheProgram(t *testing.T) {
 // A step of the wall clock is a record for upstream.
 func TestStepOfTheClockIsRecorded(t *testing.T) {
 	s := defaults()
-	s.Data, s.HTTP.Address, s.MQTT.Address = t.TempDir(), "127.0.0.1:0", "127.0.0.1:0"
+	s.Data, s.HTTP.Address, s.MQTT.Limits.Address = t.TempDir(), "127.0.0.1:0", "127.0.0.1:0"
 	b, err := openBox(t.Context(), s, cli.Build{}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)

@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -20,7 +22,7 @@ const watchEvery = 2 * time.Second
 func (a *app) statusCommand() *cobra.Command {
 	var watch bool
 	c := &cobra.Command{
-		Use: "status", Short: "The box at a glance", Args: cobra.NoArgs,
+		Use: "status", Short: "The box at a glance", Args: cli.NoArguments,
 		Long: `Show the box at a glance. The way up has three lamps: link is TCP, and TLS; broker,
 that the MQTT broker has acknowledged; app, that the application behind it has
 welcomed the box and what is on its way makes progress (with --upstream-ack app).
@@ -75,7 +77,8 @@ func (a *app) printStatus(s edgeclaim.Status) error {
 		[2]string{"clock", string(s.Clock.State) + ", " + cli.When(s.Clock.Wall) + ", floor " + orNone(cli.When(s.Clock.Floor))},
 		[2]string{"store", fmt.Sprintf("%s, %d bytes", s.Store.Path, s.Store.Bytes)},
 		[2]string{"store set aside", s.Store.SetAside})
-	for _, name := range []string{listenerHTTP, listenerMQTT, listenerAdmin, listenerMetrics} {
+	pairs = append(pairs, trustFacts(&s)...)
+	for _, name := range listenerNames {
 		pairs = append(pairs, [2]string{"listener " + name, s.Listeners[name]})
 	}
 	return cli.Facts(a.stdout, pairs...)
@@ -100,17 +103,43 @@ func upstreamFacts(up *edgeclaim.UpstreamStatus) [][2]string {
 	case up.Ack == bridge.AckApp:
 		pairs = append(pairs, [2]string{"enrolled", "no: whoever may publish on this box's down/ topics can make it forget records"})
 	}
-	if up.InFlight > 0 || up.Credit > 0 {
+	saysCredit := up.Credit > 0 || up.App == edgeclaim.LampUp
+	if up.InFlight > 0 || saysCredit {
 		text := strconv.Itoa(up.InFlight)
-		if up.Credit > 0 {
+		if saysCredit {
 			text += " of " + strconv.Itoa(up.Credit)
 		}
 		pairs = append(pairs, [2]string{"upstream in flight", text})
 	}
-	for _, alarm := range up.Alarms {
+	return append(pairs, alarmFacts(up.Alarms)...)
+}
+
+func alarmFacts(alarms []edgeclaim.AlarmCount) (pairs [][2]string) {
+	for _, alarm := range alarms {
 		pairs = append(pairs, [2]string{"ALARM " + string(alarm.Alarm), fmt.Sprintf("%d, last %s", alarm.Count, cli.When(alarm.Last))})
 	}
 	return pairs
+}
+
+// trustFacts are who waits, what the box signs with, and what went wrong there.
+func trustFacts(s *edgeclaim.Status) [][2]string {
+	var pairs [][2]string
+	if s.Pending > 0 {
+		pairs = append(pairs, [2]string{"pending claims", fmt.Sprintf("%d wait for an operator: see edgeclaim approval list", s.Pending)})
+	}
+	for _, use := range slices.Sorted(maps.Keys(s.Certificates)) {
+		certificate := s.Certificates[use]
+		text := "until " + orNone(cli.When(certificate.NotAfter))
+		if certificate.Problem != "" {
+			text += "; " + certificate.Problem
+		}
+		pairs = append(pairs, [2]string{"certificate " + use, text})
+	}
+	audited := fmt.Sprintf("%d entries", s.Audit.Sequence)
+	if s.Audit.Lost > 0 {
+		audited += fmt.Sprintf(", %d lost", s.Audit.Lost)
+	}
+	return append(append(pairs, [2]string{"audit", audited}), alarmFacts(s.Alarms)...)
 }
 
 // outboxFacts are the lanes, and the quarantine where something is in it.
@@ -159,11 +188,11 @@ func (a *app) clockCommand() *cobra.Command {
 	c := &cobra.Command{Use: "clock", Short: "The box's idea of time", Args: cobra.NoArgs, Example: "  edgeclaim clock", RunE: showClock}
 	c.AddCommand(
 		&cobra.Command{
-			Use: "show", Short: "Show the wall clock and the floor below which time is not believed", Args: cobra.NoArgs,
+			Use: "show", Short: "Show the wall clock and the floor below which time is not believed", Args: cli.NoArguments,
 			Example: "  edgeclaim clock show --json", RunE: showClock,
 		},
 		&cobra.Command{
-			Use: "reset", Short: "Set the floor back to the build's date, after the box believed a wrong time", Args: cobra.NoArgs,
+			Use: "reset", Short: "Set the floor back to the build's date, after the box believed a wrong time", Args: cli.NoArguments,
 			Example: "  edgeclaim clock reset",
 			RunE: func(cmd *cobra.Command, _ []string) error {
 				return show(cmd.Context(), a, request{http.MethodPost, "/api/v1/clock/reset", nil}, printClock)

@@ -18,7 +18,7 @@ func (a *app) templateCommand() *cobra.Command {
 	c := &cobra.Command{Use: "template", Short: "Templates: what keys may claim", Args: cobra.NoArgs, RunE: cli.WantCommand}
 	c.AddCommand(a.templateCreateCommand(),
 		&cobra.Command{
-			Use: "list", Short: "List the templates", Args: cobra.NoArgs, Example: "  edgeclaim template list --json",
+			Use: "list", Short: "List the templates", Args: cli.NoArguments, Example: "  edgeclaim template list --json",
 			RunE: func(cmd *cobra.Command, _ []string) error {
 				head := []string{"TEMPLATE ID", "NAME", "TENANT", "STATUS", "PATTERN", "BOUNDS", "EXPIRES"}
 				return list(cmd.Context(), a, templatesPath, head, func(t edgeclaim.Template) []string {
@@ -63,15 +63,19 @@ type templateAsk struct {
 	Groups             []string                   `json:"default_groups,omitempty"`
 	HardwareIDFormat   edgeclaim.HardwareIDFormat `json:"hardware_id_format,omitempty"`
 	Approval           edgeclaim.Approval         `json:"approval"`
+	AllowList          bool                       `json:"allow_list,omitempty"`
+	ExpectedClaims     uint32                     `json:"expected_claims,omitempty"`
 }
 
 func (a *app) templateCreateCommand() *cobra.Command {
 	var ask templateAsk
 	var tenant, expires, credential, approval, format string
 	c := &cobra.Command{
-		Use: "create", Short: "Make a template", Args: cobra.NoArgs,
+		Use: "create", Short: "Make a template", Args: cli.NoArguments,
 		Example: `  edgeclaim template create --tenant 5f0c6a1e-7d5b-4c39-9a57-0d3c1b1f4e10 --name 'Cold store' \
-    --hardware-id-pattern '([0-9A-F]{2}:){5}[0-9A-F]{2}' --max-claims 500`,
+    --hardware-id-pattern '([0-9A-F]{2}:){5}[0-9A-F]{2}' --max-claims 500
+  edgeclaim template create --tenant 5f0c6a1e-7d5b-4c39-9a57-0d3c1b1f4e10 --name 'Line 3' --credential x509 \
+    --hardware-id-format mac --allow-list --one-time`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var err error
 			if ask.Tenant, err = edgeclaim.ParseTenantID(tenant); err != nil {
@@ -96,10 +100,12 @@ func (a *app) templateCreateCommand() *cobra.Command {
 	f.BoolVar(&ask.OneTime, "one-time", false, "a key is used up by its first new device")
 	f.Uint32Var(&ask.MaxClaims, "max-claims", 0, "new devices a key can make, 0 for any number")
 	f.Uint32Var(&ask.MaxClaimsPerMinute, "max-claims-per-minute", 0, "new devices a key can make in a minute, 0 for any number")
-	f.StringVar(&credential, "credential", string(edgeclaim.CredentialAPIKey), "credential the devices get: api_key")
+	f.StringVar(&credential, "credential", string(edgeclaim.CredentialAPIKey), "credential the devices get: api_key, psk or x509")
 	f.StringArrayVar(&ask.Groups, "group", nil, "group the devices start in; may be repeated")
-	f.StringVar(&approval, "approval", string(edgeclaim.ApprovalAuto), "who lets a claim through: auto")
-	f.StringVar(&format, "hardware-id-format", "", "how hardware ids are read; empty for as they are")
+	f.StringVar(&approval, "approval", string(edgeclaim.ApprovalAuto), "who lets a claim through: auto, or manual for an operator")
+	f.StringVar(&format, "hardware-id-format", "", "how hardware ids are read: mac folds the spellings of one; empty for as they are")
+	f.BoolVar(&ask.AllowList, "allow-list", false, "only hardware on the template's manifest may claim; see manifest import")
+	f.Uint32Var(&ask.ExpectedClaims, "expected-claims", 0, "new devices a key is meant for: many more raise an alarm")
 	required(c, "tenant", "name")
 	return c
 }
@@ -145,6 +151,12 @@ func (a *app) printTemplate(t edgeclaim.Template) error {
 		{"expires_at", cli.When(t.Expires)},
 		{"credential_type", string(t.Credential)},
 		{"approval", string(t.Approval)},
+	}
+	if t.AllowList {
+		pairs = append(pairs, [2]string{"allow_list", "only hardware on its manifest may claim"})
+	}
+	if t.ExpectedClaims > 0 {
+		pairs = append(pairs, [2]string{"expected_claims", strconv.FormatUint(uint64(t.ExpectedClaims), 10)})
 	}
 	for _, group := range t.Groups {
 		pairs = append(pairs, [2]string{"default_group", group})

@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
+	"crypto/hpke"
+	"encoding/base64"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -11,14 +14,12 @@ import (
 
 	"edgeclaim"
 	"edgeclaim/bridge/wire"
+	"edgeclaim/internal/mint"
+	"edgeclaim/provision"
 	"edgeclaim/provision/httpapi"
 )
 
-// alarmEnrolment: there is an enrolment that cannot be read, and so nothing is
-// taken from upstream.
-const alarmEnrolment edgeclaim.Alarm = "enrolment_damaged"
-
-// enrolmentDamaged is what status says then.
+// enrolmentDamaged is what status says of edgeclaim.AlarmEnrolment.
 const enrolmentDamaged = "the enrolment cannot be read, so nothing is taken from upstream: edgeclaim enroll FILE, or --remove"
 
 // keeper keeps the enrolment file. *store.DB is one.
@@ -43,6 +44,8 @@ type trust struct {
 	key      ed25519.PublicKey
 	upstream string
 	damaged  time.Time // when that was found; zero when it is in order
+	// recipient is whom PSKs are sealed for; nil where upstream has no key for it.
+	recipient hpke.PublicKey
 }
 
 func newTrust(keeper keeper, logger *slog.Logger) *trust {
@@ -63,7 +66,7 @@ func (t *trust) load(ctx context.Context, now time.Time) error {
 		e, t.key, err = wire.DecodeEnrolment(document)
 	}
 	if err == nil {
-		t.upstream = e.Upstream
+		t.upstream, t.recipient = e.Upstream, sealingKey(&e)
 		return nil
 	}
 	t.logger.Error("the enrolment cannot be read, nothing is taken from upstream", "err", err, "remedy", "edgeclaim enroll FILE")
@@ -101,7 +104,7 @@ func (t *trust) shown() httpapi.Enrolment {
 func (t *trust) Enrol(ctx context.Context, document []byte, replace bool) (httpapi.Enrolment, error) {
 	e, key, err := wire.DecodeEnrolment(document)
 	if err != nil {
-		return httpapi.Enrolment{}, err
+		return httpapi.Enrolment{}, notEnrolment(err)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -115,8 +118,17 @@ func (t *trust) Enrol(ctx context.Context, document []byte, replace bool) (httpa
 		return httpapi.Enrolment{}, err
 	}
 	t.set(key, e.Upstream)
+	t.recipient = sealingKey(&e)
 	t.logger.Info("box enrolled", "upstream_id", e.Upstream, "key_id", wire.KeyName(key))
 	return t.shown(), nil
+}
+
+// notEnrolment says in the operator's words that a file is something else.
+func notEnrolment(err error) error {
+	if fault, ok := errors.AsType[*edgeclaim.InvalidError](err); ok && fault.Field != "message" {
+		return err // it names the member at fault
+	}
+	return &httpapi.OperatorError{Err: edgeclaim.ErrInvalid, Words: "no enrolment file: edgehub enrolment prints one"}
 }
 
 // Unenrol implements httpapi.Enroller.
@@ -135,8 +147,34 @@ func (t *trust) Unenrol(ctx context.Context) error {
 
 // set changes memory and bridge after what is kept.
 func (t *trust) set(key ed25519.PublicKey, upstream string) {
-	t.key, t.upstream, t.damaged = key, upstream, time.Time{}
+	t.key, t.upstream, t.damaged, t.recipient = key, upstream, time.Time{}, nil
 	t.changed(key, upstream)
+}
+
+// sealingKey is whom an enrolment that was decoded has PSKs sealed for; nil for
+// nobody.
+func sealingKey(e *wire.Enrolment) hpke.PublicKey {
+	key, err := wire.SealKeyOf(e)
+	if err != nil {
+		return nil // decoding has refused such a one
+	}
+	return key
+}
+
+// seal encrypts a PSK for the application upstream; nil when it has no key for
+// that.
+func (t *trust) seal(box string, device edgeclaim.DeviceID, psk edgeclaim.Secret) (*provision.Sealed, error) {
+	t.mu.Lock()
+	recipient := t.recipient
+	t.mu.Unlock()
+	if recipient == nil {
+		return nil, nil //nolint:nilnil // no key is an answer, not a failure
+	}
+	sealed, err := mint.SealPSK(recipient, box, device, psk)
+	if err != nil {
+		return nil, err
+	}
+	return &provision.Sealed{KeyID: mint.KeyID(recipient), Value: base64.RawURLEncoding.EncodeToString(sealed)}, nil
 }
 
 // show puts what is pinned into the way up's status.
@@ -146,6 +184,6 @@ func (t *trust) show(up *edgeclaim.UpstreamStatus) {
 	up.Enrolled = t.key != nil
 	if !t.damaged.IsZero() {
 		up.LastError = enrolmentDamaged
-		up.Alarms = append(up.Alarms, edgeclaim.AlarmCount{Alarm: alarmEnrolment, Count: 1, Last: t.damaged})
+		up.Alarms = append(up.Alarms, edgeclaim.AlarmCount{Alarm: edgeclaim.AlarmEnrolment, Count: 1, Last: t.damaged})
 	}
 }

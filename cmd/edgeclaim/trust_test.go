@@ -13,6 +13,7 @@ import (
 
 	"edgeclaim"
 	"edgeclaim/bridge/wire"
+	"edgeclaim/internal/mint"
 	"edgeclaim/provision/httpapi"
 )
 
@@ -75,7 +76,7 @@ func TestDamagedEnrolmentIsClosed(t *testing.T) {
 			}
 			var up edgeclaim.UpstreamStatus
 			x.show(&up)
-			if want := (edgeclaim.AlarmCount{Alarm: alarmEnrolment, Count: 1, Last: found}); !up.Enrolled ||
+			if want := (edgeclaim.AlarmCount{Alarm: edgeclaim.AlarmEnrolment, Count: 1, Last: found}); !up.Enrolled ||
 				up.LastError != enrolmentDamaged || !slices.Equal(up.Alarms, []edgeclaim.AlarmCount{want}) {
 				t.Errorf("status %+v", up)
 			}
@@ -175,5 +176,60 @@ func TestTrust(t *testing.T) {
 	}
 	if key, _ := x.pinned(); key != nil || kept.document != nil || told[len(told)-1] != " " {
 		t.Errorf("unenrolled: key %x, kept %s, told %v", key, kept.document, told)
+	}
+}
+
+// A PSK is sealed for whom the box is enrolled with, and for nobody else.
+func TestSealing(t *testing.T) {
+	opener, err := mint.GenerateOpener()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, plain := keyPair(t.Fatalf, "hub-7")
+	var e wire.Enrolment
+	if err := json.Unmarshal(plain, &e); err != nil {
+		t.Fatal(err)
+	}
+	e.SealKey = base64.RawURLEncoding.EncodeToString(opener.PublicKey().Bytes())
+	sealing, err := json.Marshal(e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	psk := edgeclaim.NewSecret("a pre-shared key")
+	var id edgeclaim.DeviceID
+	kept := &file{}
+	x := newTrust(kept, slog.New(slog.DiscardHandler))
+	for _, step := range []struct {
+		name   string
+		do     func() error
+		sealed bool
+	}{
+		{"nobody", func() error { return nil }, false},
+		{"without a key", func() error { _, err := x.Enrol(t.Context(), plain, false); return err }, false},
+		{"with one", func() error { _, err := x.Enrol(t.Context(), sealing, false); return err }, true},
+		{"after a restart", func() error {
+			x = newTrust(kept, slog.New(slog.DiscardHandler))
+			return x.load(t.Context(), time.Now())
+		}, true},
+		{"forgotten", func() error { return x.Unenrol(t.Context()) }, false},
+	} {
+		if err := step.do(); err != nil {
+			t.Fatal(err)
+		}
+		sealed, err := x.seal("box-1", id, psk)
+		if err != nil || (sealed != nil) != step.sealed {
+			t.Errorf("%s: %+v, %v", step.name, sealed, err)
+		}
+		if sealed == nil {
+			continue
+		}
+		raw, err := base64.RawURLEncoding.DecodeString(sealed.Value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := mint.OpenPSK(opener, "box-1", id, psk.Hash(), raw)
+		if err != nil || got.Reveal() != psk.Reveal() || sealed.KeyID != mint.KeyID(opener.PublicKey()) {
+			t.Errorf("%s: opened %v, %v, key %s", step.name, got, err, sealed.KeyID)
+		}
 	}
 }

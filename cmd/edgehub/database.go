@@ -30,19 +30,25 @@ func openRegistry(ctx context.Context, s *settings, logger *slog.Logger) (*regis
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
 	db, err := registry.Open(ctx, conf)
-	if isUnreachable(err) {
-		return nil, &unreachableError{fmt.Errorf("the database does not answer: %w", err)}
+	if why := unreachable(err); why != nil {
+		return nil, &unreachableError{fmt.Errorf("the database does not answer: %w", why)}
 	}
 	return db, err
 }
 
-// isUnreachable reports whether an error is of the network.
-func isUnreachable(err error) bool {
-	if _, ok := errors.AsType[*net.OpError](err); ok {
-		return true
+// unreachable is the network's part of an error, nil for none: the driver says
+// the same of each way that it tried.
+func unreachable(err error) error {
+	if failed, ok := errors.AsType[*net.OpError](err); ok {
+		return failed
 	}
-	_, ok := errors.AsType[*net.DNSError](err)
-	return ok || errors.Is(err, syscall.ECONNREFUSED)
+	if failed, ok := errors.AsType[*net.DNSError](err); ok {
+		return failed
+	}
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		return syscall.ECONNREFUSED
+	}
+	return nil
 }
 
 // withRegistry calls do with the database of a hub that ran before. A file that

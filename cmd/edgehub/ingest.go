@@ -7,8 +7,8 @@ import (
 	"io"
 	"os"
 
+	"edgeclaim"
 	"edgeclaim/bridge/hub"
-	"edgeclaim/bridge/hub/registry"
 	"edgeclaim/cmd/internal/cli"
 
 	"github.com/spf13/cobra"
@@ -25,6 +25,9 @@ func (a *app) ingestCommand() *cobra.Command {
 			s, err := a.applySettings(cmd)
 			if err != nil {
 				return err
+			}
+			if cli.IsStdout(out) {
+				out = ""
 			}
 			return a.ingest(cmd.Context(), &s, args[0], out)
 		},
@@ -45,16 +48,12 @@ func (a *app) ingest(ctx context.Context, s *settings, from, to string) (err err
 		defer file.Close()
 		in = file
 	}
-	key, err := hub.LoadKey(s.Data)
+	own, err := openIdentity(ctx, s, false, nil)
 	if err != nil {
 		return err
 	}
-	db, err := openRegistry(ctx, s, nil)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, db.Close()) }()
-	stick := hub.Stick{DB: db, Key: key}
+	defer func() { err = errors.Join(err, own.db.Close()) }()
+	stick := hub.Stick{DB: own.db, Key: own.sign}
 	taken, err := stick.Ingest(ctx, in)
 	if err != nil {
 		return err
@@ -88,7 +87,8 @@ func (a *app) report(taken *hub.Ingested, to string) error {
 	if r := taken.Refused; r != nil {
 		return &refusedError{fmt.Sprintf("the box is refused (%s): %s", r.Code, r.Reason)}
 	}
-	for _, nack := range taken.Nack {
+	if len(taken.Nack) > 0 {
+		nack := &taken.Nack[0]
 		return fmt.Errorf("lane %s stops at sequence %d (%s): %s", nack.Lane, nack.Sequence, nack.Code, nack.Reason)
 	}
 	return nil
@@ -102,33 +102,35 @@ func (a *app) printIngested(taken *hub.Ingested) error {
 		{"site", taken.Site}, {"box_id", taken.Box}, {"epoch", taken.Epoch},
 		{"batches", number(int64(taken.Batches))}, {"records applied", number(int64(taken.Records))},
 	}
-	for lane, upto := range taken.Upto {
-		pairs = append(pairs, [2]string{"acknowledged " + string(lane), fmt.Sprint(upto)})
+	for _, lane := range edgeclaim.Lanes() {
+		if upto, ok := taken.Upto[lane]; ok {
+			pairs = append(pairs, [2]string{"acknowledged " + string(lane), fmt.Sprint(upto)})
+		}
 	}
 	return cli.Facts(a.stdout, pairs...)
 }
 
 func (a *app) enrolmentCommand() *cobra.Command {
-	return &cobra.Command{
+	var newKey bool
+	c := &cobra.Command{
 		Use: "enrolment", Short: "Print what a box has to know to trust this hub alone, for `edgeclaim enroll`", Args: cobra.NoArgs,
 		Long: "Print what a box has to know to trust this hub and no other, for `edgeclaim enroll FILE`. It is not\n" +
-			"secret, but a box has to get it from you. The key and the database are made where they are missing.",
+			"secret, but a box has to get it from you. The keys and the database are made where they are missing.\n" +
+			"seal_key is what boxes seal PSKs for, see edgehub unseal.",
 		Example: "  edgehub enrolment > hub.json",
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			s, err := a.settings(cmd)
 			if err != nil {
 				return err
 			}
-			key, err := hub.LoadKey(s.Data)
+			own, err := openIdentity(cmd.Context(), &s, newKey, nil)
 			if err != nil {
 				return err
 			}
-			var db *registry.DB
-			if db, err = openRegistry(cmd.Context(), &s, nil); err != nil {
-				return err
-			}
-			defer func() { err = errors.Join(err, db.Close()) }()
-			return a.printJSON(hub.Enrolment(db.ID(), key))
+			defer func() { err = errors.Join(err, own.db.Close()) }()
+			return a.printJSON(hub.Enrolment(own.db.ID(), own.sign, own.seal.PublicKey()))
 		},
 	}
+	addNewKey(c, &newKey)
+	return c
 }

@@ -131,6 +131,7 @@ var (
 	descRecords   = state("records_applied_total", "Records committed.")
 	descBatches   = state("batches_total", "Batches committed, repeated ones among them.")
 	descPages     = state("snapshot_pages_total", "Pages of boxes' registries committed.")
+	descSkipped   = state("snapshot_devices_skipped_total", "Devices of boxes' registries that were not taken, most of them of tenants that are not served.")
 	descHellos    = state("hellos_total", "Hellos of boxes.")
 	descWelcomes  = state("welcomes_total", "Hellos answered with a welcome.")
 	descRefusals  = state("refusals_total", "Boxes refused, by code.", "code")
@@ -138,7 +139,7 @@ var (
 	descNacks     = state("nacks_total", "Nacks told, by code.", "code")
 	descAsked     = state("hellos_asked_total", "Boxes asked for a new hello.")
 	descDiscarded = state("messages_discarded_total", "Messages up that were not taken, by reason.", "reason")
-	descUnsent    = state("unsent_total", "Messages down that found no connection.")
+	descUnsent    = state("unsent_total", "Messages down that found no connection, or too many before them.")
 	descFailures  = state("registry_failures_total", "Transactions that the database could not do.")
 	descLinks     = state("broker_connections_total", "Connections to the broker.")
 	descBroker    = state("broker_up", "Whether a part of the way to the broker is up.", "part")
@@ -151,7 +152,7 @@ var (
 // Describe implements prometheus.Collector.
 func (*stateCollector) Describe(ch chan<- *prometheus.Desc) {
 	for _, desc := range []*prometheus.Desc{
-		descRecords, descBatches, descPages, descHellos, descWelcomes, descRefusals, descAcks, descNacks, descAsked,
+		descRecords, descBatches, descPages, descSkipped, descHellos, descWelcomes, descRefusals, descAcks, descNacks, descAsked,
 		descDiscarded, descUnsent, descFailures, descLinks, descBroker, descSessions, descQueue, descBoxes, descMaxLag,
 	} {
 		ch <- desc
@@ -190,6 +191,7 @@ func (c *stateCollector) counters(ch chan<- prometheus.Metric) {
 	total(descRecords, f.Records)
 	total(descBatches, f.Batches)
 	total(descPages, f.Pages)
+	total(descSkipped, f.Skipped)
 	total(descHellos, f.Hellos)
 	total(descWelcomes, f.Welcomes)
 	total(descAcks, f.Acks)

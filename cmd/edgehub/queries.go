@@ -26,8 +26,6 @@ type lister[T any] struct {
 	row  func(T) []string
 	// page reads what is behind the last one; nil, the first page.
 	page func(ctx context.Context, last *T) ([]T, error)
-	// keep reports whether one belongs to the list; nil keeps all.
-	keep func(*T) bool
 }
 
 // print writes the whole list.
@@ -44,9 +42,6 @@ func (l *lister[T]) print(ctx context.Context, a *app) error {
 			return err
 		}
 		for i := range page {
-			if l.keep != nil && !l.keep(&page[i]) {
-				continue
-			}
 			if err := print(page[i]); err != nil {
 				return err
 			}
@@ -131,62 +126,26 @@ func (a *app) boxesCommand() *cobra.Command {
 	return c
 }
 
-// boxRow is a box as it is listed.
-type boxRow struct {
-	registry.Box
-	// Fenced: a holder of an earlier epoch of this box still lives.
-	Fenced bool `json:"fenced"`
-}
-
 func printBoxes(ctx context.Context, a *app, db *registry.DB, filter registry.BoxFilter) error {
-	fenced, err := fencedBoxes(ctx, db)
-	if err != nil {
-		return err
-	}
-	l := lister[boxRow]{
+	l := lister[registry.Box]{
 		head: []string{"BOX", "SITE", "ONLINE", "APP", "ENROLLED", "DEVICES", "LAG_PROV", "LAG_EVT", "LAST_SEEN", "EPOCH", "FENCED"},
-		row: func(b boxRow) []string {
+		row: func(b registry.Box) []string {
 			return []string{
-				b.Box.Box, b.Site, yes(b.Online), yes(b.App), yes(b.Enrolled), strconv.FormatUint(b.Held, 10),
+				b.Box, b.Site, yes(b.Online), yes(b.App), yes(b.Enrolled), strconv.FormatUint(b.Held, 10),
 				strconv.FormatUint(b.Lanes[edgeclaim.LaneProv].Lag, 10), strconv.FormatUint(b.Lanes[edgeclaim.LaneEvt].Lag, 10),
 				cli.When(b.LastSeen), b.Epoch, yes(b.Fenced),
 			}
 		},
-		page: func(ctx context.Context, last *boxRow) ([]boxRow, error) {
+		page: func(ctx context.Context, last *registry.Box) ([]registry.Box, error) {
 			f := filter
 			f.Limit = pageRows
 			if last != nil {
-				f.After = last.Box.Box
+				f.After = last.Box
 			}
-			boxes, err := db.Boxes(ctx, f)
-			rows := make([]boxRow, len(boxes))
-			for i := range boxes {
-				rows[i] = boxRow{Box: boxes[i], Fenced: fenced[boxes[i].Box]}
-			}
-			return rows, err
+			return db.Boxes(ctx, f)
 		},
 	}
 	return l.print(ctx, a)
-}
-
-// fencedBoxes are the boxes of which two live under one name.
-func fencedBoxes(ctx context.Context, db *registry.DB) (map[string]bool, error) {
-	fenced := map[string]bool{}
-	for f := (registry.ConflictFilter{Open: true, Limit: pageRows}); ; {
-		page, err := db.Conflicts(ctx, f)
-		if err != nil {
-			return nil, err
-		}
-		for _, c := range page {
-			if c.Kind == registry.KindCloned && len(c.Boxes) > 0 {
-				fenced[c.Boxes[0]] = true
-			}
-		}
-		if len(page) < pageRows {
-			return fenced, nil
-		}
-		f.After = page[len(page)-1].ID
-	}
 }
 
 func (a *app) devicesCommand() *cobra.Command {
@@ -195,7 +154,7 @@ func (a *app) devicesCommand() *cobra.Command {
 		Use: "devices", Short: "List the devices of all boxes, each once", Args: cobra.NoArgs,
 		Example: "  edgehub devices --hardware-id AA:BB:CC:00:11:22\n  edgehub devices --json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			filter := registry.DeviceFilter{Box: text.box, Hardware: text.hardware, Limit: pageRows}
+			filter := registry.DeviceFilter{Site: text.site, Box: text.box, Hardware: text.hardware, Limit: pageRows}
 			var err error
 			if text.tenant != "" {
 				if filter.Tenant, err = edgeclaim.ParseTenantID(text.tenant); err != nil {
@@ -208,7 +167,7 @@ func (a *app) devicesCommand() *cobra.Command {
 				}
 			}
 			return a.withRegistry(cmd, func(ctx context.Context, db *registry.DB) error {
-				return printDevices(ctx, a, db, filter, text.site)
+				return printDevices(ctx, a, db, filter)
 			})
 		},
 	}
@@ -221,7 +180,7 @@ func (a *app) devicesCommand() *cobra.Command {
 	return c
 }
 
-func printDevices(ctx context.Context, a *app, db *registry.DB, filter registry.DeviceFilter, site string) error {
+func printDevices(ctx context.Context, a *app, db *registry.DB, filter registry.DeviceFilter) error {
 	l := lister[registry.Device]{
 		head: []string{"DEVICE", "TENANT", "HARDWARE", "NAME", "VALID", "BOXES", "FIRST_SEEN"},
 		row: func(d registry.Device) []string {
@@ -237,16 +196,6 @@ func printDevices(ctx context.Context, a *app, db *registry.DB, filter registry.
 			}
 			return db.Devices(ctx, f)
 		},
-	}
-	if site != "" {
-		l.keep = func(d *registry.Device) bool {
-			for _, h := range d.Holdings {
-				if h.Site == site {
-					return true
-				}
-			}
-			return false
-		}
 	}
 	return l.print(ctx, a)
 }
@@ -331,6 +280,8 @@ func (a *app) resolveCommand() *cobra.Command {
 	var keep string
 	c := &cobra.Command{
 		Use: "resolve ID", Short: "Keep one box's credential of a device; those of the others are void", Args: cobra.ExactArgs(1),
+		Long: "Keep one box's credential of a device; those of the others are void. Where there is nothing to choose\n" +
+			"(box_cloned, clone_suspected, audit_rewritten), the conflict is closed and nothing else happens.",
 		Example: "  edgehub conflicts resolve 7 --keep 9f0c…",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id, err := strconv.ParseInt(args[0], 10, 64)

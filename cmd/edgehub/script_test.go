@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"crypto/rand"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,8 +20,11 @@ import (
 	"edgeclaim"
 	"edgeclaim/bridge/wire"
 	"edgeclaim/cmd/internal/cli"
+	"edgeclaim/internal/mint"
 	"edgeclaim/internal/mosquitto"
+	"edgeclaim/internal/protocolschema"
 
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
@@ -55,6 +59,7 @@ func TestScripts(t *testing.T) {
 			"exits":     exits,
 			"pick":      pick,
 			"export":    export,
+			"told":      told,
 		},
 	})
 }
@@ -257,6 +262,103 @@ func claimed(names wire.Names, epoch string, sequence uint64) ([]byte, error) {
 			`"template_id":"t","key_id":"k","credential":{"type":"api_key","sha256":%q},"claimed_via":"http",`+
 			`"claimed_at":"2026-10-04T09:12:33Z"}`, device, tenantID, hardware, names.Box, key.Hash()),
 	})
+}
+
+// told FILE BOX ENROLMENT writes the export of a box of that enrolment that has
+// given H-1 a PSK, rotated the key of H-2 and suspects that it was cloned, given
+// H-3 a certificate, and revoked H-4; and says where its audit log ends.
+func told(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: told FILE BOX ENROLMENT")
+	}
+	e, _, err := wire.DecodeEnrolment([]byte(ts.ReadFile(args[2])))
+	ts.Check(err)
+	key, err := wire.SealKeyOf(&e)
+	ts.Check(err)
+	device := deviceOf(ts, 1)
+	psk := edgeclaim.NewSecret("psk-of-H-1")
+	sealed, err := mint.SealPSK(key, args[1], device, psk)
+	ts.Check(err)
+	soon := time.Now().Add(time.Hour).UTC().Format(time.RFC3339)
+	hash := func(text string) edgeclaim.KeyHash { return edgeclaim.NewSecret(text).Hash() }
+	box := teller{ts: ts, box: args[1]}
+	box.tell(1, edgeclaim.TypeDeviceProvisioned, `"credential":{"type":"psk","sha256":%q,"sealed":{"key_id":%q,"value":%q}},%s`,
+		psk.Hash(), mint.KeyID(key), base64.RawURLEncoding.EncodeToString(sealed), claimFacts)
+	box.tell(2, edgeclaim.TypeDeviceProvisioned, `"credential":{"type":"api_key","sha256":%q},%s`, hash("old-key"), claimFacts)
+	box.tell(2, edgeclaim.TypeCredentialRotated, `"credential":{"type":"api_key","sha256":%q},"previous":{"type":"api_key","sha256":%q},`+
+		`"previous_until":%q,"rotated_by":"operator","rotated_at":"2026-10-04T09:12:33Z"`, hash("new-key"), hash("old-key"), soon)
+	box.tell(2, edgeclaim.TypeCloneSuspected, `"kind":"takeover","count":4,"window_seconds":60,"sources":["192.0.2.1"]`)
+	box.tell(3, edgeclaim.TypeDeviceProvisioned, `"credential":{"type":"x509","fingerprint":%q,"not_after":%q},%s`, strings.Repeat("c", 64), soon, claimFacts)
+	box.tell(4, edgeclaim.TypeDeviceProvisioned, `"credential":{"type":"api_key","sha256":%q},%s`, hash("revoked-key"), claimFacts)
+	box.tell(4, edgeclaim.TypeCredentialRevoked, `"revoked_at":"2026-10-04T09:12:33Z","by":"uid:0"`)
+	box.tell(0, edgeclaim.TypeAuditHead, `"segment":"000000000001.log","sequence":9,"hash":%q,"time":"2026-10-04T09:12:33Z"`, strings.Repeat("aa", 32))
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), box.file(), 0o600))
+}
+
+const claimFacts = `"name":"Pump","template_id":"t","key_id":"k","claimed_via":"http","claimed_at":"2026-10-04T09:12:33Z","generation":1`
+
+func deviceOf(ts *testscript.TestScript, n int) edgeclaim.DeviceID {
+	tenant, err := edgeclaim.ParseTenantID(tenantID)
+	ts.Check(err)
+	hardware, err := edgeclaim.ParseHardwareID(fmt.Sprintf("H-%d", n))
+	ts.Check(err)
+	return edgeclaim.NewDeviceID(tenant, hardware, 1)
+}
+
+// teller is a box without a link, with what it has to tell.
+type teller struct {
+	ts     *testscript.TestScript
+	box    string
+	events map[edgeclaim.Lane][]jsontext.Value
+}
+
+func (b *teller) names() wire.Names { return wire.Names{Site: "plant-7", Box: b.box} }
+
+func (b *teller) epoch() string {
+	return fmt.Sprintf("%sE%026d", strings.ReplaceAll(b.box, "-", ""), 1)[:30]
+}
+
+// tell adds a record about the device of H-n, or of the box for 0.
+func (b *teller) tell(n int, kind edgeclaim.RecordType, members string, args ...any) {
+	r := edgeclaim.Record{
+		Lane: edgeclaim.LaneEvt, Type: kind,
+		Stamp: edgeclaim.Stamp{Time: time.Unix(1_800_000_000, 0), Clock: edgeclaim.ClockSynced, Boot: "boot"},
+	}
+	about := ""
+	if n > 0 {
+		r.Lane, r.Device = edgeclaim.LaneProv, deviceOf(b.ts, n)
+		about = fmt.Sprintf(`"device_id":%q,"tenant_id":%q,"hardware_id":"H-%d",`, r.Device, tenantID, n)
+	}
+	if b.events == nil {
+		b.events = map[edgeclaim.Lane][]jsontext.Value{}
+	}
+	r.Sequence = uint64(len(b.events[r.Lane]) + 1)
+	r.Data = []byte("{" + about + fmt.Sprintf(`"box_id":%q,"site":"plant-7",`, b.box) + fmt.Sprintf(members, args...) + "}")
+	event, err := wire.EncodeEvent(b.names(), b.epoch(), &r)
+	b.ts.Check(err)
+	b.ts.Check(protocolschema.Check(b.names().Up(string(r.Lane)), event))
+	b.events[r.Lane] = append(b.events[r.Lane], event)
+}
+
+// file is the export.
+func (b *teller) file() []byte {
+	hello := wire.Hello{
+		Type: wire.TypeHello, Versions: []int{1}, Box: b.box, Site: "plant-7", Epoch: b.epoch(), Nonce: rand.Text()[:22],
+		Lanes: map[edgeclaim.Lane]edgeclaim.LaneMarks{}, Time: time.Now().UTC(), Clock: edgeclaim.ClockSynced,
+	}
+	var batches []byte
+	for _, lane := range edgeclaim.Lanes() {
+		n := uint64(len(b.events[lane]))
+		hello.Lanes[lane] = edgeclaim.LaneMarks{First: 1, Appended: n}
+		text, err := wire.EncodeBatch(b.names(), &wire.Batch{
+			Box: b.box, Epoch: b.epoch(), Lane: lane, Nonce: hello.Nonce, First: 1, Last: n, Events: b.events[lane],
+		})
+		b.ts.Check(err)
+		batches = append(append(batches, text...), '\n')
+	}
+	first, err := wire.Encode(&hello)
+	b.ts.Check(err)
+	return append(append(first, '\n'), batches...)
 }
 
 // The exit codes of the two programs are one contract.

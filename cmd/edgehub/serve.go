@@ -22,6 +22,7 @@ import (
 const maxHeaderBytes = 16 << 10
 
 func (a *app) serveCommand() *cobra.Command {
+	var newKey bool
 	c := &cobra.Command{
 		Use: "serve", Short: "Run the hub", Args: cobra.NoArgs,
 		Long: "Run the hub: take what boxes tell through the broker, commit it to the database and acknowledge it.\n" +
@@ -33,9 +34,10 @@ func (a *app) serveCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.serve(cmd.Context(), &s)
+			return a.serve(cmd.Context(), &s, newKey)
 		},
 	}
+	addNewKey(c, &newKey)
 	addFlags(c, serveFlags...)
 	addFlags(c, applyFlags...)
 	addTenants(c)
@@ -53,14 +55,19 @@ type server struct {
 }
 
 // serve runs the hub until ctx ends.
-func (a *app) serve(ctx context.Context, s *settings) (err error) {
+func (a *app) serve(ctx context.Context, s *settings, newKey bool) (err error) {
 	logger, err := s.Log.Logger(a.stderr)
 	if err != nil {
 		return err
 	}
+	held, err := lock(s.Data)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, held.Close()) }()
 	v := &server{settings: s, logger: logger, gauges: newGauges(readBuild())}
 	// Opening is quick; broken off half-way it would be a failure, not a stop.
-	if err := v.open(context.WithoutCancel(ctx)); err != nil {
+	if err := v.open(context.WithoutCancel(ctx), newKey); err != nil {
 		return err
 	}
 	a.announce(v)
@@ -85,17 +92,15 @@ func (a *app) announce(v *server) {
 
 // open makes every part and binds the listener; run starts them. An error
 // leaves nothing open.
-func (v *server) open(ctx context.Context) error {
-	key, err := hub.LoadKey(v.settings.Data)
+func (v *server) open(ctx context.Context, newKey bool) error {
+	own, err := openIdentity(ctx, v.settings, newKey, v.logger)
 	if err != nil {
 		return err
 	}
-	if v.db, err = openRegistry(ctx, v.settings, v.logger); err != nil {
-		return err
-	}
+	v.db = own.db
 	conf := v.settings.hubConfig()
 	conf.OnCommit = v.gauges.commit
-	if v.hub, err = hub.New(conf, v.db, key, v.logger); err != nil {
+	if v.hub, err = hub.New(conf, v.db, own.sign, v.logger); err != nil {
 		return errors.Join(err, v.db.Close())
 	}
 	if v.settings.HTTP.Address == "" {
@@ -195,10 +200,13 @@ func (v *server) handler() http.Handler {
 	return mux
 }
 
-// ready: the database answers, and the broker takes messages.
+// ready: the database answers and commits, and the broker takes messages.
 func (v *server) ready(ctx context.Context) error {
 	if err := v.db.Ping(ctx); err != nil {
 		return errors.New("the database does not answer")
+	}
+	if v.hub.Figures().Failing {
+		return errors.New("the database does not commit")
 	}
 	if v.hub.Status().Broker != edgeclaim.LampUp {
 		return errors.New("the broker is not connected")

@@ -21,9 +21,9 @@ const maxKey = 4096
 func (a *app) verifyCommand() *cobra.Command {
 	var fingerprint string
 	c := &cobra.Command{
-		Use: "verify", Short: "Say whether a device's API key, read from the standard input, is valid", Args: cobra.NoArgs,
-		Long: "Say whether a credential is valid: a device's API key, one line on the standard input, or\n" +
-			"--fingerprint, its SHA-256. Exit code 0: it is; 4: it is not.",
+		Use: "verify", Short: "Say whether a device's API key or PSK, read from the standard input, is valid", Args: cli.NoArguments,
+		Long: "Say whether a credential is valid: a device's API key or PSK, one line on the standard input, or\n" +
+			"--fingerprint, its SHA-256, of a certificate that of its DER. Exit code 0: it is; 4: it is not.",
 		Example: "  printf '%s\\n' \"$API_KEY\" | edgehub verify\n  edgehub verify --fingerprint 9f86d081884c7d65…",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var hash edgeclaim.KeyHash
@@ -41,7 +41,7 @@ func (a *app) verifyCommand() *cobra.Command {
 			})
 		},
 	}
-	c.Flags().StringVar(&fingerprint, "fingerprint", "", "SHA-256 of the key, 64 hexadecimal digits, instead of the key")
+	c.Flags().StringVar(&fingerprint, "fingerprint", "", "SHA-256 of the key or of the certificate's DER, 64 hexadecimal digits, instead of the key")
 	return c
 }
 
@@ -79,7 +79,10 @@ func printVerification(out io.Writer, v *registry.Verification) error {
 	if !v.Device.IsZero() {
 		pairs = append(pairs, [2]string{"device_id", v.Device.String()}, [2]string{"tenant_id", v.Tenant.String()},
 			[2]string{"hardware_id", v.Hardware.String()}, [2]string{"box_id", v.Box},
-			[2]string{"status", string(v.Status)}, [2]string{"credential", string(v.Credential)})
+			[2]string{"status", string(v.Status)}, [2]string{"credential", string(v.Credential)}, [2]string{"valid_until", cli.When(v.Until)})
+	}
+	if v.Overlap {
+		pairs = append(pairs, [2]string{"overlap", "yes: a rotation has taken its place"})
 	}
 	return cli.Facts(out, pairs...)
 }

@@ -94,6 +94,7 @@ type Log struct {
 	urgent  bool // somebody waits in Must
 	stopped bool
 	lost    loss
+	never   uint64 // all that were lost since Open
 	tallies map[tallyKey]*tally
 	head    Head
 
@@ -204,6 +205,13 @@ func (l *Log) Head() Head {
 	return l.head
 }
 
+// Lost counts the entries since Open that will never be in the log.
+func (l *Log) Lost() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.never
+}
+
 // Add hands over an entry and never waits for the disk: it is durable within
 // SyncEvery while Run runs and the disk takes it. What does not fit into the
 // buffer is counted, and an entry of KindLost says how many. Fields that are too
@@ -255,6 +263,7 @@ func (l *Log) put(it item) bool {
 			l.lost.from = it.Time
 		}
 		l.lost.count++
+		l.never++
 		l.lost.to = it.Time
 		return false
 	}

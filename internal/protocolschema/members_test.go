@@ -104,8 +104,8 @@ func fields(kind reflect.Type) map[string]field {
 	found := map[string]field{}
 	for _, f := range reflect.VisibleFields(kind) {
 		name, options, _ := strings.Cut(f.Tag.Get("json"), ",")
-		if options == "inline" || name == "" {
-			continue // its own fields are visible too
+		if options == "inline" || name == "" || name == "-" {
+			continue // its own fields are visible too, or it is never said
 		}
 		found[name] = field{f.Type, strings.Contains(options, "omit")}
 	}
@@ -292,7 +292,8 @@ func TestSchemasNameEveryWord(t *testing.T) {
 			string(edgeclaim.DeviceActive), string(edgeclaim.DeviceReleased), string(edgeclaim.DeviceRevoked),
 		}},
 		{"up#/$defs/device/properties/claimed_via", []any{string(edgeclaim.ViaMQTT), string(edgeclaim.ViaHTTP)}},
-		{"up#/$defs/device/properties/credential/properties/type", []any{
+		{"up#/$defs/device/properties/rotated_by", []any{string(edgeclaim.RotatorDevice), string(edgeclaim.RotatorOperator)}},
+		{"up#/$defs/credential/properties/type", []any{
 			string(edgeclaim.CredentialAPIKey), string(edgeclaim.CredentialPSK), string(edgeclaim.CredentialX509),
 		}},
 		{"down#/properties/type", []any{wire.TypeWelcome, wire.TypeRefused, wire.TypeAgain, wire.TypeAck, wire.TypeRegistry}},

@@ -76,6 +76,8 @@ func TestEnrolmentKeepsItsSchema(t *testing.T) {
 		{Type: wire.EnrolmentType, Key: base64.RawURLEncoding.EncodeToString(public)},
 		{Type: wire.EnrolmentType, Upstream: "hub-1", Key: base64.RawURLEncoding.EncodeToString(public[1:])},
 		{Type: wire.EnrolmentType, Upstream: "hub-1", Key: base64.StdEncoding.EncodeToString(public)},
+		{Type: wire.EnrolmentType, Upstream: "hub-1", Key: base64.RawURLEncoding.EncodeToString(public), SealKey: base64.RawURLEncoding.EncodeToString(public)},
+		{Type: wire.EnrolmentType, Upstream: "hub-1", Key: base64.RawURLEncoding.EncodeToString(public), SealKey: base64.RawURLEncoding.EncodeToString(public[1:])},
 	} {
 		text := encode(t)(&e, nil)
 		_, _, decoded := wire.DecodeEnrolment(text)

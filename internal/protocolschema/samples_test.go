@@ -193,7 +193,10 @@ func device(t *testing.T) edgeclaim.Device {
 	t.Helper()
 	d := bareDevice(t)
 	d.Profile, d.Groups = "p", []string{"g"}
-	d.Credential = edgeclaim.Credential{Type: edgeclaim.CredentialAPIKey, Hash: edgeclaim.NewSecret("k").Hash(), IssuedAt: moment()}
+	d.Credential = edgeclaim.Credential{
+		Type: edgeclaim.CredentialAPIKey, Hash: edgeclaim.NewSecret("k").Hash(), IssuedAt: moment(), NotAfter: moment(), ConfirmedAt: moment(),
+	}
+	d.Previous, d.PreviousUntil, d.RotatedBy = d.Credential, moment(), edgeclaim.RotatorDevice
 	return d
 }
 

@@ -2,11 +2,7 @@ package httpapi
 
 import (
 	"context"
-	"io"
 	"net/http"
-	"strconv"
-
-	"edgeclaim"
 
 	"github.com/gin-gonic/gin"
 )
@@ -42,12 +38,6 @@ type enrolmentHandler struct {
 	errs     errorWriter
 }
 
-func addEnrolment(api *gin.RouterGroup, h enrolmentHandler) {
-	api.GET("/enrolment", h.show)
-	api.PUT("/enrolment", h.enrol)
-	api.DELETE("/enrolment", h.unenrol)
-}
-
 func (h enrolmentHandler) show(c *gin.Context) {
 	enrolment, err := h.enroller.Enrolment(c.Request.Context())
 	if err != nil {
@@ -58,17 +48,14 @@ func (h enrolmentHandler) show(c *gin.Context) {
 }
 
 func (h enrolmentHandler) enrol(c *gin.Context) {
-	replace := false
-	if text, given := c.GetQuery("replace"); given {
-		var err error
-		if replace, err = strconv.ParseBool(text); err != nil {
-			h.errs.told(c, edgeclaim.Invalid("replace", "want true or false"))
-			return
-		}
-	}
-	document, err := io.ReadAll(http.MaxBytesReader(c.Writer, c.Request.Body, maxAdminBody))
+	replace, err := readFlag(c, "replace")
 	if err != nil {
-		h.errs.told(c, edgeclaim.Invalid("body", "larger than %d bytes or not read to its end", maxAdminBody))
+		h.errs.told(c, err)
+		return
+	}
+	document, err := readWhole(c, maxAdminBody)
+	if err != nil {
+		h.errs.told(c, err)
 		return
 	}
 	enrolment, err := h.enroller.Enrol(c.Request.Context(), document, replace)
@@ -76,6 +63,7 @@ func (h enrolmentHandler) enrol(c *gin.Context) {
 		h.errs.told(c, err)
 		return
 	}
+	changeOf(c).entry.Detail = map[string]string{"upstream": enrolment.Upstream, "key": enrolment.Key}
 	writeJSON(c, h.errs, http.StatusOK, enrolment)
 }
 

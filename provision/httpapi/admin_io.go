@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 
 	"edgeclaim"
 
@@ -19,9 +20,9 @@ import (
 // and other-case names and trailing bytes are refused by name. An empty body
 // leaves dst as it is.
 func readJSON(c *gin.Context, dst any) error {
-	body, err := io.ReadAll(http.MaxBytesReader(c.Writer, c.Request.Body, maxAdminBody))
+	body, err := readWhole(c, maxAdminBody)
 	if err != nil {
-		return edgeclaim.Invalid("body", "larger than %d bytes or not read to its end", maxAdminBody)
+		return err
 	}
 	if len(bytes.TrimSpace(body)) == 0 {
 		return nil
@@ -59,14 +60,14 @@ func withID[ID any](c *gin.Context, errs errorWriter, parse func(string) (ID, er
 }
 
 func withIDStatus[ID any](c *gin.Context, errs errorWriter, status int, parse func(string) (ID, error), do func(ID) (any, error)) {
-	id, err := parse(c.Param("id"))
+	id, err := parse(pathValue(c, "id"))
 	if err != nil {
-		errs.fault(c, err)
+		errs.told(c, err)
 		return
 	}
 	result, err := do(id)
 	if err != nil {
-		errs.fault(c, err)
+		errs.told(c, err)
 		return
 	}
 	writeJSON(c, errs, status, result)
@@ -96,4 +97,38 @@ func encode(body *bytes.Buffer, value any) error {
 	}
 	body.Truncate(body.Len() - 1) // Encode ends a line
 	return nil
+}
+
+// readFlag reads a query parameter that is true or false; false without one.
+func readFlag(c *gin.Context, name string) (bool, error) {
+	text, given := c.GetQuery(name)
+	if !given {
+		return false, nil
+	}
+	flag, err := strconv.ParseBool(text)
+	if err != nil {
+		return false, edgeclaim.Invalid(name, "want true or false")
+	}
+	return flag, nil
+}
+
+// readWhole reads a body of up to max bytes that is no JSON of ours.
+func readWhole(c *gin.Context, max int64) ([]byte, error) {
+	body, err := io.ReadAll(http.MaxBytesReader(c.Writer, c.Request.Body, max))
+	if err != nil {
+		return nil, edgeclaim.Invalid("body", "larger than %d bytes or not read to its end", max)
+	}
+	return body, nil
+}
+
+// takeTurn waits until nobody else is at it, or answers that it was not worth
+// the wait. Who took the turn gives it back.
+func takeTurn(c *gin.Context, errs errorWriter, turn chan struct{}) bool {
+	select {
+	case turn <- struct{}{}:
+		return true
+	case <-c.Request.Context().Done():
+		errs.fault(c, c.Request.Context().Err())
+		return false
+	}
 }

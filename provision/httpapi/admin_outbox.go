@@ -3,9 +3,11 @@ package httpapi
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"log/slog"
 	"net/http"
+	"strconv"
 	"strings"
 
 	"edgeclaim"
@@ -106,46 +108,22 @@ type outboxHandler struct {
 	logger     *slog.Logger
 }
 
-func addOutbox(api *gin.RouterGroup, h outboxHandler) {
-	api.GET("/outbox/quarantine", h.list)
-	api.GET("/outbox/quarantine/:id", h.show)
-	api.POST("/outbox/quarantine/requeue", h.requeueMany)
-	api.POST("/outbox/quarantine/:id/requeue", h.requeueOne)
-	api.POST("/outbox/quarantine/:id/discard", h.discard)
-	api.POST("/outbox/renew", h.renew)
-	api.GET("/outbox/export", h.export)
-	api.POST("/outbox/ack", h.ack)
-}
-
-// list answers one page when asked for one, else everything.
 func (h outboxHandler) list(c *gin.Context) {
-	limit, paged, err := pageLimit(c)
-	after := c.Query("after")
-	if err == nil && after != "" {
-		_, err = parseQuarantineID(after)
+	after := ""
+	if text := c.Query("after"); text != "" {
+		var err error
+		if after, err = parseQuarantineID(text); err != nil {
+			h.errs.told(c, err)
+			return
+		}
 	}
-	if err != nil {
-		h.errs.told(c, err)
-		return
-	}
-	if !paged {
-		stream(c, h.errs, h.quarantine.Quarantine, func(q *edgeclaim.Quarantined) string { return q.ID },
-			func(*edgeclaim.Quarantined) bool { return true })
-		return
-	}
-	page, err := h.quarantine.Quarantine(c.Request.Context(), after, limit)
-	if err != nil {
-		h.errs.told(c, err)
-		return
-	}
-	if page == nil {
-		page = []edgeclaim.Quarantined{} // [] and not null
-	}
-	writeJSON(c, h.errs, http.StatusOK, page)
+	lister[edgeclaim.Quarantined, string]{
+		page: h.quarantine.Quarantine, id: func(q *edgeclaim.Quarantined) string { return q.ID },
+	}.answer(c, h.errs, after)
 }
 
 func (h outboxHandler) show(c *gin.Context) {
-	id, err := parseQuarantineID(c.Param("id"))
+	id, err := parseQuarantineID(pathValue(c, "id"))
 	if err != nil {
 		h.errs.told(c, err)
 		return
@@ -176,32 +154,42 @@ func (h outboxHandler) requeueMany(c *gin.Context) {
 		h.errs.told(c, err)
 		return
 	}
-	requeued, err := h.quarantine.Requeue(c.Request.Context(), what)
-	h.answer(c, requeued, err)
+	if !what.Device.IsZero() {
+		changeOf(c).entry.Device = what.Device.String()
+	}
+	h.requeue(c, what)
 }
 
 func (h outboxHandler) requeueOne(c *gin.Context) {
-	id, err := parseQuarantineID(c.Param("id"))
+	id, err := parseQuarantineID(pathValue(c, "id"))
 	if err != nil {
 		h.errs.told(c, err)
 		return
 	}
-	requeued, err := h.quarantine.Requeue(c.Request.Context(), Requeue{ID: id})
+	changeOf(c).entry.Detail = map[string]string{"record": id}
+	h.requeue(c, Requeue{ID: id})
+}
+
+func (h outboxHandler) requeue(c *gin.Context, what Requeue) {
+	requeued, err := h.quarantine.Requeue(c.Request.Context(), what)
+	changeOf(c).entry.Count = uint64(max(requeued.Records, 0))
 	h.answer(c, requeued, err)
 }
 
 func (h outboxHandler) discard(c *gin.Context) {
-	id, err := parseQuarantineID(c.Param("id"))
+	id, err := parseQuarantineID(pathValue(c, "id"))
 	if err != nil {
 		h.errs.told(c, err)
 		return
 	}
+	changeOf(c).entry.Detail = map[string]string{"record": id}
 	discarded, err := h.quarantine.Discard(c.Request.Context(), id)
 	h.answer(c, discarded, err)
 }
 
 func (h outboxHandler) renew(c *gin.Context) {
 	renewed, err := h.outbox.Renew(c.Request.Context())
+	changeOf(c).entry.Detail = map[string]string{"epoch": renewed.Epoch, "previous": renewed.Previous}
 	h.answer(c, renewed, err)
 }
 
@@ -223,7 +211,20 @@ func (h outboxHandler) export(c *gin.Context) {
 
 func (h outboxHandler) ack(c *gin.Context) {
 	accepted, err := h.outbox.AcceptAck(c.Request.Context(), http.MaxBytesReader(c.Writer, c.Request.Body, maxAckBody))
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		err = edgeclaim.Invalid("body", "larger than %d bytes", maxAckBody)
+	}
+	changeOf(c).entry.Detail = uptoDetail(accepted)
 	h.answer(c, accepted, err)
+}
+
+// uptoDetail says in the audit what an ack did.
+func uptoDetail(a Accepted) map[string]string {
+	detail := map[string]string{"parked": strconv.Itoa(a.Parked)}
+	for lane, upto := range a.Upto {
+		detail[string(lane)] = strconv.FormatUint(upto, 10)
+	}
+	return detail
 }
 
 func (h outboxHandler) answer(c *gin.Context, result any, err error) {

@@ -14,16 +14,6 @@ type templateHandler struct {
 	errs errorWriter
 }
 
-func addTemplates(api *gin.RouterGroup, h templateHandler) {
-	api.POST("/templates", h.create)
-	api.GET("/templates", h.list)
-	api.GET("/templates/:id", h.show)
-	api.POST("/templates/:id/disable", h.set(edgeclaim.TemplateDisabled))
-	api.POST("/templates/:id/enable", h.set(edgeclaim.TemplateActive))
-	api.POST("/templates/:id/keys", h.issue)
-	api.POST("/templates/:id/keys/import", h.importKey)
-}
-
 func (h templateHandler) create(c *gin.Context) {
 	var t edgeclaim.Template
 	if err := readJSON(c, &t); err != nil {
@@ -35,6 +25,7 @@ func (h templateHandler) create(c *gin.Context) {
 		h.errs.fault(c, err)
 		return
 	}
+	noteTemplate(c, t.ID)
 	writeJSON(c, h.errs, http.StatusCreated, t)
 }
 
@@ -56,12 +47,30 @@ func (h templateHandler) show(c *gin.Context) {
 	})
 }
 
-func (h templateHandler) set(status edgeclaim.TemplateStatus) gin.HandlerFunc {
-	return func(c *gin.Context) {
-		withID(c, h.errs, edgeclaim.ParseTemplateID, func(id edgeclaim.TemplateID) (any, error) {
-			return h.rule.SetTemplateStatus(c.Request.Context(), id, status)
-		})
+func (h templateHandler) disable(c *gin.Context) { h.set(c, edgeclaim.TemplateDisabled) }
+func (h templateHandler) enable(c *gin.Context)  { h.set(c, edgeclaim.TemplateActive) }
+
+func (h templateHandler) set(c *gin.Context, status edgeclaim.TemplateStatus) {
+	withID(c, h.errs, edgeclaim.ParseTemplateID, func(id edgeclaim.TemplateID) (any, error) {
+		noteTemplate(c, id)
+		return h.rule.SetTemplateStatus(c.Request.Context(), id, status)
+	})
+}
+
+// noteTemplate says in the audit which template a change was about.
+func noteTemplate(c *gin.Context, id edgeclaim.TemplateID) { changeOf(c).entry.Template = id.String() }
+
+// noteKeys says in the audit which keys a change was about: the one, or how
+// many.
+func noteKeys(c *gin.Context, template edgeclaim.TemplateID, keys ...edgeclaim.KeyID) {
+	e := &changeOf(c).entry
+	e.Template = template.String()
+	if len(keys) == 1 {
+		e.Key = keys[0].String()
+		return
 	}
+	e.Count = uint64(len(keys))
+	e.Detail = map[string]string{"first": keys[0].String(), "last": keys[len(keys)-1].String()}
 }
 
 // issuedKey is a key as it is told once, to the one who had it made (P5).
@@ -91,13 +100,15 @@ func (h templateHandler) issue(c *gin.Context) {
 		if err != nil {
 			return nil, err
 		}
-		keys := make([]issuedKey, len(issued))
+		keys, ids := make([]issuedKey, len(issued)), make([]edgeclaim.KeyID, len(issued))
 		for i, k := range issued {
+			ids[i] = k.Key.ID
 			keys[i] = issuedKey{Key: k.Key, ProvisionKey: k.Secret.Reveal()}
 			if !template.Bounded() {
 				keys[i].Warning = warnUnbounded
 			}
 		}
+		noteKeys(c, id, ids...)
 		return keys, nil
 	})
 }
@@ -116,9 +127,14 @@ func (h templateHandler) importKey(c *gin.Context) {
 		return
 	}
 	withIDStatus(c, h.errs, http.StatusCreated, edgeclaim.ParseTemplateID, func(id edgeclaim.TemplateID) (any, error) {
+		var key edgeclaim.Key
+		var err error
 		if body.SHA256 != nil {
-			return h.rule.ImportKey(c.Request.Context(), id, *body.SHA256)
+			key, err = h.rule.ImportKey(c.Request.Context(), id, *body.SHA256)
+		} else {
+			key, err = h.rule.ImportRawKey(c.Request.Context(), id, edgeclaim.NewSecret(*body.ProvisionKey))
 		}
-		return h.rule.ImportRawKey(c.Request.Context(), id, edgeclaim.NewSecret(*body.ProvisionKey))
+		noteKeys(c, id, key.ID)
+		return key, err
 	})
 }

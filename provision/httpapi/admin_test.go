@@ -40,7 +40,7 @@ func TestAnswerThatCannotBeEncoded(t *testing.T) {
 	far := func() time.Time { return time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC) } // of which JSON knows none
 	discard := slog.New(slog.DiscardHandler)
 	now := clock.New(clock.Config{Wall: far, Synced: func() bool { return false }, Boot: "boot"}, discard)
-	rule := provision.New(provision.Config{BoxID: "box", Site: "site"}, db, now, discard)
+	rule := provision.New(provision.Config{BoxID: "box", Site: "site"}, provision.Parts{Store: db, Clock: now}, discard)
 	template := createTemplate(t, rule)
 	keys, err := rule.IssueKeys(t.Context(), template.ID, 1)
 	if err != nil {

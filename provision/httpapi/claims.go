@@ -2,15 +2,13 @@ package httpapi
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"mime"
 	"net"
 	"net/http"
-	"net/netip"
-	"strings"
+	"sync/atomic"
 	"time"
 
 	"edgeclaim"
@@ -26,19 +24,34 @@ type Claims interface {
 	Answer(ctx context.Context, ask edgeclaim.Ask) edgeclaim.Answer
 }
 
-// NewClaims serves the claim listener: POST /api/v1/provision, GET /healthz
-// (alive) and GET /readyz (ready answers nil: store open, listeners bound;
-// offline is ready).
-func NewClaims(cfg Config, listener net.Listener, claims Claims, ready func(context.Context) error, logger *slog.Logger) (*Server, error) {
+// Line is what a listener that devices reach is the face of. All but TLS must be
+// there.
+type Line struct {
+	Claims  Claims
+	Devices Devices
+	// TLS of the listener; nil for a plain one. It asks for a certificate and
+	// does not insist (tlsconf.Server).
+	TLS *tls.Config
+	// Ready answers nil when the store is open and the listeners are bound;
+	// offline is ready.
+	Ready func(context.Context) error
+}
+
+// NewClaims serves a listener for devices: POST /api/v1/provision,
+// POST /api/v1/credentials/rotate, and the probes GET /healthz and /readyz.
+func NewClaims(cfg Config, listener net.Listener, of Line, logger *slog.Logger) (*Server, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("http: %w", err)
 	}
-	errs := errorWriter{faults: claims}
+	errs := errorWriter{faults: of.Claims}
 	engine := newEngine(errs, logger)
-	h := claimHandler{claims: claims, errs: errs, timeout: cfg.ClaimTimeout}
-	engine.POST("/api/v1/provision", h.provision)
-	addHealth(engine, errs, ready, logger)
-	return newServer(cfg, bounded(cfg, listener), engine.Handler(), logger), nil
+	side := deviceSide{errs: errs, timeout: cfg.ClaimTimeout, maxRefused: cfg.MaxRefused}
+	engine.POST("/api/v1/provision", claimHandler{deviceSide: side, claims: of.Claims}.provision)
+	engine.POST("/api/v1/credentials/rotate", rotateHandler{deviceSide: side, devices: of.Devices}.rotate)
+	addHealth(engine, errs, of.Ready, logger)
+	server := newServer(cfg, bounded(cfg, listener, of.TLS), engine.Handler(), logger)
+	server.http.ConnContext = countRefused
+	return server, nil
 }
 
 // addHealth adds the two probes, for HEAD too, which some monitors send. Why the
@@ -63,89 +76,81 @@ type health struct {
 	Status string `json:"status"`
 }
 
+// deviceSide is what the handlers of a device's listener have in common.
+type deviceSide struct {
+	errs       errorWriter
+	timeout    time.Duration
+	maxRefused int
+}
+
+// claimHandler serves claims.
 type claimHandler struct {
-	claims  Claims
-	errs    errorWriter
-	timeout time.Duration
+	deviceSide
+	claims Claims
 }
 
 // provision decodes the transport, calls the rule and writes its answer.
 func (h claimHandler) provision(c *gin.Context) {
 	format, err := formatOf(c.GetHeader("Content-Type"))
 	if err != nil {
-		h.errs.faultAs(c, edgeclaim.FormatJSON, http.StatusUnsupportedMediaType, err)
+		h.refuse(c, edgeclaim.FormatJSON, http.StatusUnsupportedMediaType, err)
 		return
 	}
+	ask, ok := h.read(c, format)
+	if !ok {
+		return
+	}
+	ctx, cancel := context.WithTimeout(c.Request.Context(), h.timeout)
+	defer cancel()
+	h.answer(c, format, 0, h.claims.Answer(ctx, ask))
+}
+
+// read takes what was asked, or answers why it cannot be.
+func (d deviceSide) read(c *gin.Context, format edgeclaim.Format) (edgeclaim.Ask, bool) {
 	body, err := readBody(c)
 	if err != nil {
 		status := http.StatusBadRequest
 		if errors.Is(err, edgeclaim.ErrBodyTooLarge) {
 			status = http.StatusRequestEntityTooLarge
 		}
-		h.errs.faultAs(c, format, status, err)
-		return
+		d.refuse(c, format, status, err)
+		return edgeclaim.Ask{}, false
 	}
-	// Received is the whole of it: before the last byte, the asker would
-	// choose how much of a refusal's delay is left (P3).
-	received := time.Now()
-	ctx, cancel := context.WithTimeout(c.Request.Context(), h.timeout)
-	defer cancel()
-	answer := h.claims.Answer(ctx, edgeclaim.Ask{
-		Body: body, Format: format, Via: edgeclaim.ViaHTTP, Source: source(c.Request), ReceivedAt: received,
-	})
-	writeAnswer(c, format, statusOf(answer.Code), answer)
+	return edgeclaim.Ask{
+		Body: body, Format: format, Via: edgeclaim.ViaHTTP, Source: source(c.Request),
+		// Received is the whole of it: before the last byte, the asker would
+		// choose how much of a refusal's delay is left (P3).
+		ReceivedAt: time.Now(),
+	}, true
 }
 
-// formatOf reads a Content-Type: JSON with or without a UTF-8 charset, or CBOR.
-func formatOf(contentType string) (edgeclaim.Format, error) {
-	if contentType == string(edgeclaim.FormatJSON) { // what nearly everyone sends
-		return edgeclaim.FormatJSON, nil
-	}
-	media, params, err := mime.ParseMediaType(contentType)
-	if err == nil {
-		charset, hasCharset := params["charset"]
-		switch {
-		case media == string(edgeclaim.FormatJSON) && len(params) == 0,
-			media == string(edgeclaim.FormatJSON) && len(params) == 1 && hasCharset && strings.EqualFold(charset, "utf-8"):
-			return edgeclaim.FormatJSON, nil
-		case media == string(edgeclaim.FormatCBOR) && len(params) == 0:
-			return edgeclaim.FormatCBOR, nil
-		}
-	}
-	return "", edgeclaim.Invalid("content_type", "want %s or %s", edgeclaim.FormatJSON, edgeclaim.FormatCBOR)
+// refuse answers err; a status other than 0 overrides the table's.
+func (d deviceSide) refuse(c *gin.Context, format edgeclaim.Format, status int, err error) {
+	d.answer(c, format, status, d.errs.faults.Fault(format, err))
 }
 
-// readBody reads what the rule may see. A body that says it is too large is
-// refused before a byte of it is read.
-func readBody(c *gin.Context) ([]byte, error) {
-	declared := c.Request.ContentLength
-	if declared > edgeclaim.MaxClaimBody {
+// answer writes an answer of the rule. A connection that was refused too often
+// ends with it: who guesses pays for a connection now and then.
+func (d deviceSide) answer(c *gin.Context, format edgeclaim.Format, status int, answer edgeclaim.Answer) {
+	if status == 0 {
+		status = statusOf(answer.Code)
+	}
+	if status >= http.StatusBadRequest && status < http.StatusInternalServerError && refusedOf(c.Request).Add(1) >= int64(d.maxRefused) {
 		c.Header("Connection", "close")
-		return nil, edgeclaim.ErrBodyTooLarge
 	}
-	reader := http.MaxBytesReader(c.Writer, c.Request.Body, edgeclaim.MaxClaimBody)
-	var body []byte
-	var err error
-	if declared > 0 {
-		body = make([]byte, declared)
-		_, err = io.ReadFull(reader, body)
-	} else {
-		body, err = io.ReadAll(reader)
-	}
-	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
-		return nil, edgeclaim.ErrBodyTooLarge
-	}
-	if err != nil {
-		return nil, edgeclaim.Invalid("body", "not read to its end")
-	}
-	return body, nil
+	writeAnswer(c, format, status, answer)
 }
 
-// source is the peer's address; no header is believed.
-func source(r *http.Request) netip.Addr {
-	peer, err := netip.ParseAddrPort(r.RemoteAddr)
-	if err != nil {
-		return netip.Addr{} // a Unix socket has none
+type refusedKey struct{}
+
+// countRefused gives a connection its count of refused requests.
+func countRefused(ctx context.Context, _ net.Conn) context.Context {
+	return context.WithValue(ctx, refusedKey{}, new(atomic.Int64))
+}
+
+func refusedOf(r *http.Request) *atomic.Int64 {
+	if count, ok := r.Context().Value(refusedKey{}).(*atomic.Int64); ok {
+		return count
 	}
-	return peer.Addr().Unmap()
+	return new(atomic.Int64)
 }

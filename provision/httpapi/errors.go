@@ -94,10 +94,14 @@ type plain struct {
 
 // codes is the way back for statuses that no code of the rule stands for.
 var codes = map[int]edgeclaim.Code{
-	http.StatusNotFound:            edgeclaim.CodeNotFound,
-	http.StatusMethodNotAllowed:    12, // google.rpc.Code UNIMPLEMENTED
-	http.StatusInternalServerError: edgeclaim.CodeInternal,
-	http.StatusServiceUnavailable:  edgeclaim.CodeUnavailable,
+	http.StatusUnauthorized:         edgeclaim.CodeUnauthenticated,
+	http.StatusForbidden:            edgeclaim.CodePermissionDenied,
+	http.StatusUnsupportedMediaType: edgeclaim.CodeInvalidArgument,
+	http.StatusMisdirectedRequest:   edgeclaim.CodeInvalidArgument,
+	http.StatusNotFound:             edgeclaim.CodeNotFound,
+	http.StatusMethodNotAllowed:     12, // google.rpc.Code UNIMPLEMENTED
+	http.StatusInternalServerError:  edgeclaim.CodeInternal,
+	http.StatusServiceUnavailable:   edgeclaim.CodeUnavailable,
 }
 
 func (errorWriter) status(c *gin.Context, status int, message string) {
@@ -108,6 +112,9 @@ func (errorWriter) status(c *gin.Context, status int, message string) {
 func writeAnswer(c *gin.Context, format edgeclaim.Format, status int, answer edgeclaim.Answer) {
 	if answer.RetryAfter > 0 {
 		c.Header("Retry-After", strconv.Itoa(int(answer.RetryAfter/time.Second)))
+	}
+	if status == http.StatusUnauthorized {
+		c.Header("WWW-Authenticate", "Bearer")
 	}
 	c.Abort()
 	c.Data(status, string(format), answer.Body)

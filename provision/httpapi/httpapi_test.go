@@ -2,8 +2,6 @@ package httpapi_test
 
 import (
 	"bufio"
-	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,203 +10,12 @@ import (
 	"net"
 	"net/http"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"edgeclaim"
-	"edgeclaim/internal/clock"
-	"edgeclaim/provision"
 	"edgeclaim/provision/httpapi"
-	"edgeclaim/store"
 )
-
-// face is the claim listener and the admin API over a real rule and store.
-type face struct {
-	t        testing.TB
-	claims   string // base URL
-	admin    *http.Client
-	log      *safeBuffer
-	way      *way
-	notReady atomic.Pointer[error]
-	panics   atomic.Bool
-}
-
-// flaky lets a test make the rule panic.
-type flaky struct {
-	*provision.Service
-	f *face
-}
-
-func (r flaky) Answer(ctx context.Context, ask edgeclaim.Ask) edgeclaim.Answer {
-	if r.f.panics.Load() {
-		panic(fmt.Sprintf("cannot decide on %s", ask.Body))
-	}
-	return r.Service.Answer(ctx, ask)
-}
-
-// safeBuffer is a bytes.Buffer for several goroutines.
-type safeBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *safeBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *safeBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
-}
-
-type fixedBox struct{}
-
-func (fixedBox) Status(context.Context) (edgeclaim.Status, error) {
-	return edgeclaim.Status{BoxID: "box", Clock: edgeclaim.ClockStatus{State: edgeclaim.ClockSynced}}, nil
-}
-func (fixedBox) ResetClock(context.Context) error { return nil }
-
-func newFace(t testing.TB) *face {
-	t.Helper()
-	f := &face{t: t, log: &safeBuffer{}, way: &way{}}
-	cfg := store.Defaults()
-	cfg.Dir = t.TempDir()
-	db, err := store.Open(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { db.Close() })
-	logger := slog.New(slog.NewTextHandler(f.log, nil))
-	rule := provision.New(provision.Config{BoxID: "box", Site: "site"}, db, systemClock(t, db), logger)
-
-	listener := listen(t, "tcp", "127.0.0.1:0")
-	ready := func(context.Context) error {
-		if err := f.notReady.Load(); err != nil {
-			return *err
-		}
-		return nil
-	}
-	claims, err := httpapi.NewClaims(httpapi.Defaults(), listener, flaky{rule, f}, ready, logger)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f.claims = "http://" + claims.Addr().String()
-
-	socket := t.TempDir() + "/admin.sock"
-	admin, err := httpapi.NewAdmin(httpapi.Defaults(), listen(t, "unix", socket), parts(rule, fixedBox{}, f.way), logger)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f.admin = &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
-		},
-	}}
-	run(t, claims)
-	run(t, admin)
-	return f
-}
-
-func systemClock(t testing.TB, db *store.DB) *clock.Clock {
-	t.Helper()
-	now := time.Now()
-	c := clock.New(clock.Config{
-		Wall: time.Now, Uptime: func() time.Duration { return time.Since(now) }, Synced: func() bool { return true }, Boot: "boot",
-	}, slog.New(slog.NewTextHandler(io.Discard, nil)))
-	if err := c.Load(t.Context(), db); err != nil {
-		t.Fatal(err)
-	}
-	return c
-}
-
-func listen(t testing.TB, network, addr string) net.Listener {
-	t.Helper()
-	l, err := net.Listen(network, addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return l
-}
-
-// run serves until the test ends, and fails it when the stop is not orderly.
-func run(t testing.TB, s *httpapi.Server) {
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- s.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("run: %v", err)
-		}
-	})
-}
-
-func (f *face) call(method, path, body string, dst any) int {
-	f.t.Helper()
-	request, err := http.NewRequest(method, "http://box"+path, strings.NewReader(body))
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	response, err := f.admin.Do(request)
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	defer response.Body.Close()
-	if dst != nil {
-		if err := json.NewDecoder(response.Body).Decode(dst); err != nil {
-			f.t.Fatalf("%s %s: %v", method, path, err)
-		}
-	}
-	return response.StatusCode
-}
-
-const tenant = "3f0e3f5e-7f4e-4a57-9a0b-6a1c2d3e4f50"
-
-// issue makes a template and a key.
-func (f *face) issue() (templateID, keyID, key string) {
-	f.t.Helper()
-	var made struct {
-		TemplateID string `json:"template_id"`
-	}
-	if status := f.call("POST", "/api/v1/templates", `{"tenant_id":"`+tenant+`","name":"T"}`, &made); status != http.StatusCreated {
-		f.t.Fatalf("create: %d", status)
-	}
-	var keys []struct {
-		KeyID        string `json:"key_id"`
-		ProvisionKey string `json:"provision_key"`
-		Warning      string
-	}
-	if status := f.call("POST", "/api/v1/templates/"+made.TemplateID+"/keys", "", &keys); status != http.StatusCreated || len(keys) != 1 {
-		f.t.Fatalf("issue: %d, %d keys", status, len(keys))
-	}
-	if keys[0].Warning == "" {
-		f.t.Error("an unbounded key was issued without a warning")
-	}
-	return made.TemplateID, keys[0].KeyID, keys[0].ProvisionKey
-}
-
-func (f *face) post(contentType, body string) (*http.Response, string) {
-	f.t.Helper()
-	response, err := http.Post(f.claims+"/api/v1/provision", contentType, strings.NewReader(body))
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	defer response.Body.Close()
-	said, err := io.ReadAll(response.Body)
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	return response, string(said)
-}
-
-func claim(key, hardware string) string {
-	return fmt.Sprintf(`{"provision_key":%q,"device_name":"n","hardware_id":%q}`, key, hardware)
-}
 
 func TestContentTypes(t *testing.T) {
 	f := newFace(t)
@@ -367,7 +174,8 @@ func TestProbesAndUnknownPaths(t *testing.T) {
 func TestSlowHeaders(t *testing.T) {
 	cfg := httpapi.Defaults()
 	cfg.ReadHeaderTimeout = 50 * time.Millisecond
-	server, err := httpapi.NewMetrics(cfg, listen(t, "tcp", "127.0.0.1:0"), http.NotFoundHandler(), nil, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	server, err := httpapi.NewAdminTCP(cfg, listen(t, "tcp", "127.0.0.1:0"), parts(nil, fixedBox{}, &way{}),
+		httpapi.Gate{Metrics: http.NotFoundHandler()}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -417,7 +225,8 @@ func TestAdmin(t *testing.T) {
 		{"POST", "/api/v1/templates", `{"tenant_id":"` + tenant + `","name":"n","surprise":1}`, 400, 3},
 		{"POST", "/api/v1/templates", `{"tenant_id":"` + tenant + `","name":"n"}{}`, 400, 3},
 		{"POST", "/api/v1/templates", `{"tenant_id":"` + tenant + `","name":"n","max_claims":-1}`, 400, 3},
-		{"POST", "/api/v1/templates", `{"tenant_id":"` + tenant + `","name":"n","credential_type":"psk"}`, 400, 3},
+		{"POST", "/api/v1/templates", `{"tenant_id":"` + tenant + `","name":"n","credential_type":"psk"}`, 201, 0},
+		{"POST", "/api/v1/templates", `{"tenant_id":"` + tenant + `","name":"n","credential_type":"rsa"}`, 400, 3},
 		{"POST", "/api/v1/templates/" + templateID + "/disable", "", 200, 0},
 		{"POST", "/api/v1/templates/" + templateID + "/enable", "", 200, 0},
 		{"POST", "/api/v1/templates/" + templateID + "/keys", `{"count":0}`, 400, 3},

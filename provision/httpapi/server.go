@@ -1,16 +1,20 @@
-// Package httpapi is the HTTP face of the rule, in gin: the claim listener that
-// devices reach, and the admin API that the operator's commands use. Handlers
-// decode, call and encode; no rule lives here.
+// Package httpapi is the HTTP face of the rule, in gin: the listener that
+// devices reach, and the admin API, over a Unix socket for the operator's
+// commands and over TCP for who has a token. Handlers decode, call and encode;
+// no rule lives here.
 package httpapi
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"time"
+
+	"edgeclaim/internal/crowd"
 
 	"github.com/gin-gonic/gin"
 	"golang.org/x/net/netutil"
@@ -21,6 +25,13 @@ type Config struct {
 	// MaxConnections is how many connections may be open at once; more wait in
 	// the kernel's queue.
 	MaxConnections int
+	// MaxPerSource is how many of them one source may have, an IPv4 address or
+	// a /64 of IPv6; more are closed at once. What runs on the box itself is
+	// not counted.
+	MaxPerSource int
+	// MaxRefused is how many refused requests a device's connection may make
+	// before it is closed.
+	MaxRefused int
 	// ReadHeaderTimeout, ReadTimeout, WriteTimeout and IdleTimeout are those of
 	// http.Server. WriteTimeout spans a claim's commit.
 	ReadHeaderTimeout time.Duration
@@ -40,6 +51,8 @@ type Config struct {
 func Defaults() Config {
 	return Config{
 		MaxConnections:    4096,
+		MaxPerSource:      512,
+		MaxRefused:        16,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
 		WriteTimeout:      30 * time.Second,
@@ -54,6 +67,12 @@ func Defaults() Config {
 func (c Config) Validate() error {
 	if c.MaxConnections < 1 {
 		return errors.New("max_connections: want at least 1")
+	}
+	if c.MaxPerSource < 1 {
+		return errors.New("max_per_source: want at least 1")
+	}
+	if c.MaxRefused < 1 {
+		return errors.New("max_refused: want at least 1")
 	}
 	if c.MaxHeaderBytes < 1<<10 {
 		return errors.New("max_header_bytes: want at least 1024")
@@ -82,10 +101,13 @@ type Server struct {
 // newServer serves handler on listener, with every time-out set: a bare
 // http.Server has none, and a listener that devices reach needs them all.
 func newServer(cfg Config, listener net.Listener, handler http.Handler, logger *slog.Logger) *Server {
+	only := new(http.Protocols)
+	only.SetHTTP1(true) // streams and their floods buy nobody anything here
 	return &Server{
 		cfg:      cfg,
 		listener: listener,
 		http: &http.Server{
+			Protocols:         only,
 			Handler:           handler,
 			ReadHeaderTimeout: cfg.ReadHeaderTimeout,
 			ReadTimeout:       cfg.ReadTimeout,
@@ -126,9 +148,16 @@ func (s *Server) Run(ctx context.Context) error {
 	return nil
 }
 
-// bounded lets no more than MaxConnections be open at once.
-func bounded(cfg Config, listener net.Listener) net.Listener {
-	return netutil.LimitListener(listener, cfg.MaxConnections)
+// bounded lets no more than MaxConnections be open at once, and MaxPerSource of
+// one source, which never take a place then. TLS comes on top: net/http knows a
+// TLS connection only where nothing is wrapped around it.
+func bounded(cfg Config, listener net.Listener, secure *tls.Config) net.Listener {
+	listener = crowd.Listener(listener, crowd.New(cfg.MaxPerSource, crowd.Loopback))
+	listener = netutil.LimitListener(listener, cfg.MaxConnections)
+	if secure == nil {
+		return listener
+	}
+	return tls.NewListener(listener, secure)
 }
 
 // newEngine returns a gin engine that trusts no proxy, redirects nothing and
@@ -141,7 +170,9 @@ func newEngine(errs errorWriter, logger *slog.Logger) *gin.Engine {
 	engine.HandleMethodNotAllowed = true
 	engine.ContextWithFallback = false // it races with net/http's own cancelling
 	_ = engine.SetTrustedProxies(nil)  // nil parses
-	engine.Use(requestID(), recovered(errs, logger))
+	engine.UseRawPath = true           // a hardware id may hold a slash
+	engine.UnescapePathValues = false  // it would make a blank of a plus; see pathValue
+	engine.Use(requestID(), recovered(errs, logger), uncompressed(errs))
 	engine.NoRoute(func(c *gin.Context) { errs.status(c, http.StatusNotFound, "not found") })
 	engine.NoMethod(func(c *gin.Context) { errs.status(c, http.StatusMethodNotAllowed, "method not allowed") })
 	return engine

@@ -30,6 +30,9 @@ type Result struct {
 	Refused *wire.Refused // Code and Reason only
 	// Applied counts the records, or a page's devices.
 	Applied int
+	// Skipped counts a page's devices that were not taken: their tenant is not
+	// served, or they name nobody.
+	Skipped int
 }
 
 // laneRetry is how long a box waits before it tells a lane again that this
@@ -246,7 +249,7 @@ func (a *applier) advance(ctx context.Context, b *box, batch *wire.Batch, events
 
 // unserved says why a good record will still never be taken.
 func (a *applier) unserved(e *event) string {
-	if e.holding != nil && !a.serves(e.tenant) {
+	if !e.tenant.IsZero() && !a.serves(e.tenant) {
 		return "tenant_id: not served here"
 	}
 	return ""
@@ -266,10 +269,16 @@ func (a *applier) record(ctx context.Context, b *box, e *event) error {
 		id = e.device.Bytes()
 	}
 	a.records = append(a.records, b.epoch, laneNumber(e.Lane), int64(e.sequence), clean(e.Type), id, e.time, a.now, e.raw)
-	if e.holding == nil {
+	switch e.what {
+	case saysNothing:
 		return nil
+	case saysSuspected:
+		return a.suspect(ctx, b, e)
+	case saysHead:
+		return a.head(ctx, b, &e.head)
+	default:
+		return a.merge(ctx, told{box: b, device: e.device, tenant: e.tenant, hardware: e.hardware, what: e.what, holding: e.holding})
 	}
-	return a.merge(ctx, told{box: b, device: e.device, tenant: e.tenant, hardware: e.hardware, holding: e.holding})
 }
 
 const holeColumns = 5

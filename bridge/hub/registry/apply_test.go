@@ -154,7 +154,7 @@ func empty(t testing.TB, db *registry.DB) {
 	t.Helper()
 	look := raw(t, db)
 	defer look.Close()
-	for _, table := range []string{"boxes", "epochs", "marks", "holes", "records", "devices", "holdings", "conflicts"} {
+	for _, table := range []string{"boxes", "epochs", "marks", "holes", "records", "devices", "holdings", "conflicts", "audit_heads"} {
 		if _, err := look.Exec("DELETE FROM " + table); err != nil {
 			t.Fatal(err)
 		}

@@ -75,7 +75,9 @@ func (w *writer) boxes(ctx context.Context, names []any) (map[string]*box, error
 		if err := rows.Scan(&epoch, &number, &m.upto, &m.appended, &m.check.Sequence, &m.check.Hash); err != nil {
 			return err
 		}
-		byEpoch[epoch].marks[edgeclaim.Lanes()[number-1]] = &m
+		if lanes := edgeclaim.Lanes(); number >= 1 && number <= len(lanes) { // else of a later version
+			byEpoch[epoch].marks[lanes[number-1]] = &m
+		}
 		return nil
 	})
 }

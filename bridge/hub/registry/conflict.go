@@ -19,6 +19,10 @@ const (
 	// KindCloned: an epoch that another took the place of still lives: two
 	// boxes under one name.
 	KindCloned = "box_cloned"
+	// KindSuspected: a box has seen what looks like two boards of one identity.
+	KindSuspected = "clone_suspected"
+	// KindRewritten: a box's audit log is not the one whose end it told before.
+	KindRewritten = "audit_rewritten"
 )
 
 // conflict is one to be opened.
@@ -55,8 +59,9 @@ func (w *writer) open(ctx context.Context, c conflict) error {
 type Conflict struct {
 	ID     int64              `json:"id"`
 	Kind   string             `json:"kind"`
-	Device edgeclaim.DeviceID `json:"device_id,omitzero"` // of KindTwoBoxes and KindIdentity
-	// Boxes are the one who told first and the other; one alone, of KindCloned.
+	Device edgeclaim.DeviceID `json:"device_id,omitzero"` // of KindTwoBoxes, KindIdentity and KindSuspected
+	// Boxes are the one who told first and the other; one alone, where a box
+	// contradicts itself or only one is concerned.
 	Boxes    []string  `json:"boxes"`
 	Detail   string    `json:"detail"`
 	OpenedAt time.Time `json:"opened_at"`
@@ -107,10 +112,20 @@ func (db *DB) Conflicts(ctx context.Context, f ConflictFilter) ([]Conflict, erro
 	return found, err
 }
 
+// ErrResolved is an edgeclaim.ErrConflict.
+var ErrResolved error = resolvedError{}
+
+type resolvedError struct{}
+
+func (resolvedError) Error() string { return "resolved already" }
+
+func (resolvedError) Is(target error) bool { return target == edgeclaim.ErrConflict }
+
 // Resolve ends a conflict for good: the credential of the box that is kept is
 // valid, those of the others are void, until their box gives the device a new
-// one. A conflict over a box's name has nothing to void: it is closed.
-// ErrNotFound: no such conflict. ErrConflict: it is resolved already.
+// one. A conflict over a box's name or audit log, or a suspicion, has nothing to
+// void: it is closed.
+// ErrNotFound: no such conflict. ErrResolved: it is, already.
 // ErrInvalid: the box is not one of the conflict's.
 func (db *DB) Resolve(ctx context.Context, id int64, keepBox string) error {
 	return db.change(ctx, func(w *writer) error {
@@ -125,7 +140,7 @@ func (db *DB) Resolve(ctx context.Context, id int64, keepBox string) error {
 		case !found:
 			return fmt.Errorf("conflict %d: %w", id, edgeclaim.ErrNotFound)
 		case resolved != 0:
-			return fmt.Errorf("conflict %d is resolved already: %w", id, edgeclaim.ErrConflict)
+			return fmt.Errorf("conflict %d: %w", id, ErrResolved)
 		}
 		found, err = w.one(ctx, `SELECT number FROM boxes WHERE box = ?`, []any{keepBox}, &keep)
 		if err != nil {
@@ -133,6 +148,9 @@ func (db *DB) Resolve(ctx context.Context, id int64, keepBox string) error {
 		}
 		if !found || keep != one && keep != other {
 			return edgeclaim.Invalid("box_id", "not a box of this conflict")
+		}
+		if kind == KindSuspected {
+			device = nil
 		}
 		r := resolution{id: id, device: device, keep: keep, at: micros(db.now())}
 		if _, err := w.one(ctx, `SELECT number FROM devices WHERE device = ?`, []any{device}, &r.number); err != nil {
@@ -164,6 +182,6 @@ func (w *writer) resolve(ctx context.Context, r resolution) error {
 	if err != nil {
 		return err
 	}
-	return w.run(ctx, `UPDATE conflicts SET resolved_at = ?, resolution = 'operator', kept = ? WHERE device = ? AND resolved_at = 0`,
-		r.at, r.keep, r.device)
+	return w.run(ctx, `UPDATE conflicts SET resolved_at = ?, resolution = 'operator', kept = ? WHERE device = ? AND kind <> ? AND resolved_at = 0`,
+		r.at, r.keep, r.device, KindSuspected)
 }

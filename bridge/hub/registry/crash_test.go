@@ -12,10 +12,12 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
 
+	"edgeclaim"
 	"edgeclaim/bridge/hub/registry"
 	"edgeclaim/bridge/wire"
 )
@@ -110,7 +112,8 @@ func TestCrash(t *testing.T) {
 // FuzzApply: whatever a batch's events are, what is before the first faulty one
 // is applied, the mark never passes the batch, and nothing fails.
 func FuzzApply(f *testing.F) {
-	good := prov(f, box, 1, 2, provisioned(f, 1, 1, 1), released(f, 2, 1))
+	good := prov(f, box, 1, 6, provisioned(f, 1, 1, 1), released(f, 2, 1), rotated(f, 3, 1, 1, 2, time.Hour), revoked(f, 4, 1),
+		swapped(f, 5, 1, 9), suspected(f, 6, 1, edgeclaim.SuspicionNonce))
 	for _, event := range good.Batch.Events {
 		f.Add([]byte(event))
 	}
@@ -139,7 +142,8 @@ func FuzzApply(f *testing.F) {
 // FuzzDecode reads any event: what has no fault has a sequence, what changes a
 // device names it twice, and a fault is short and does not repeat a credential.
 func FuzzDecode(f *testing.F) {
-	good := prov(f, box, 1, 2, provisioned(f, 1, 1, 1), released(f, 2, 1))
+	good := prov(f, box, 1, 6, provisioned(f, 1, 1, 1), released(f, 2, 1), rotated(f, 3, 1, 1, 2, time.Hour), revoked(f, 4, 1),
+		swapped(f, 5, 1, 9), suspected(f, 6, 1, edgeclaim.SuspicionNonce))
 	for _, event := range good.Batch.Events {
 		f.Add([]byte(event))
 	}

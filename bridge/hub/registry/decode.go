@@ -23,9 +23,13 @@ type event struct {
 	sequence uint64 // 0 when it cannot be read
 	device   edgeclaim.DeviceID
 	time     int64
-	holding  *holding // what the box says of the device, of the types that say it
+	what     what
+	holding  *holding // what the box says of the device, of the types that change one
 	tenant   edgeclaim.TenantID
 	hardware edgeclaim.HardwareID
+	// suspicion is of saysSuspected, head of saysHead.
+	suspicion edgeclaim.SuspicionKind
+	head      AuditHead
 	// fault is why this record will never be taken, naming the member; empty
 	// for most.
 	fault string
@@ -77,108 +81,6 @@ func (e *event) decode(n wire.Names, b *wire.Batch) (err error) {
 		}
 	}
 	return e.decodeData()
-}
-
-// decodeData reads the types that change a device; all others are kept as they
-// are.
-func (e *event) decodeData() error {
-	kind := edgeclaim.RecordType(e.Type)
-	if kind != edgeclaim.TypeDeviceProvisioned && kind != edgeclaim.TypeDeviceReleased {
-		return nil
-	}
-	switch {
-	case e.Lane != edgeclaim.LaneProv:
-		return edgeclaim.Invalid("lane", "%s goes in %s", kind, edgeclaim.LaneProv)
-	case e.Data == nil:
-		return edgeclaim.Invalid("data", "want a JSON object")
-	}
-	var d data
-	if err := json.Unmarshal(e.Data, &d); err != nil {
-		return dataFault(err)
-	}
-	status := edgeclaim.DeviceReleased
-	check := d.checkDevice
-	if kind == edgeclaim.TypeDeviceProvisioned {
-		status, check = edgeclaim.DeviceActive, d.checkProvisioned
-	}
-	if err := check(e.device); err != nil {
-		return err
-	}
-	e.tenant, e.hardware = d.Tenant, d.Hardware
-	e.holding = d.holding(status)
-	return nil
-}
-
-// data is what device.provisioned and device.released carry, as far as it is
-// used here.
-type data struct {
-	Device     edgeclaim.DeviceID   `json:"device_id"`
-	Tenant     edgeclaim.TenantID   `json:"tenant_id"`
-	Hardware   edgeclaim.HardwareID `json:"hardware_id"`
-	Name       string               `json:"name"`
-	Template   edgeclaim.TemplateID `json:"template_id"`
-	Key        edgeclaim.KeyID      `json:"key_id"`
-	Profile    string               `json:"profile_id"`
-	Groups     []string             `json:"groups"`
-	Credential struct {
-		Type        edgeclaim.CredentialType `json:"type"`
-		Hash        edgeclaim.KeyHash        `json:"sha256"`
-		Fingerprint edgeclaim.KeyHash        `json:"fingerprint"` // of x509
-	} `json:"credential"`
-	ClaimedVia edgeclaim.Via `json:"claimed_via"`
-	ClaimedAt  time.Time     `json:"claimed_at"`
-}
-
-func (d *data) checkDevice(subject edgeclaim.DeviceID) error {
-	switch {
-	case d.Device.IsZero():
-		return missing("device_id")
-	case d.Tenant.IsZero():
-		return missing("tenant_id")
-	case d.Hardware.IsZero():
-		return missing("hardware_id")
-	case d.Device != subject:
-		return edgeclaim.Invalid("subject", "not the device of the data")
-	}
-	return nil
-}
-
-func (d *data) checkProvisioned(subject edgeclaim.DeviceID) error {
-	if err := d.checkDevice(subject); err != nil {
-		return err
-	}
-	if d.Credential.Hash.IsZero() {
-		d.Credential.Hash = d.Credential.Fingerprint
-	}
-	switch {
-	case d.Name == "":
-		return missing("name")
-	case d.Template.IsZero():
-		return missing("template_id")
-	case d.Key.IsZero():
-		return missing("key_id")
-	case d.Credential.Type == "":
-		return missing("credential.type")
-	case d.Credential.Hash.IsZero():
-		return missing("credential.sha256")
-	case d.ClaimedVia == "":
-		return missing("claimed_via")
-	case d.ClaimedAt.IsZero():
-		return missing("claimed_at")
-	}
-	return nil
-}
-
-func (d *data) holding(status edgeclaim.DeviceStatus) *holding {
-	at := micros(d.ClaimedAt)
-	for i := range d.Groups {
-		d.Groups[i] = clean(d.Groups[i])
-	}
-	return &holding{
-		status: status, credential: edgeclaim.CredentialType(clean(string(d.Credential.Type))), hash: d.Credential.Hash, issuedAt: at,
-		name: clean(d.Name), template: d.Template.String(), key: d.Key.String(), profile: clean(d.Profile), groups: d.Groups,
-		generation: generation(d.Device, d.Tenant, d.Hardware), claimedAt: at, via: edgeclaim.Via(clean(string(d.ClaimedVia))),
-	}
 }
 
 // maxGeneration is how many lives of a board are looked for. A device beyond,

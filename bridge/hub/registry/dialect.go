@@ -3,7 +3,9 @@ package registry
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
+	"io"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -112,8 +114,8 @@ func (db *DB) connectSQLite(path string) error {
 	if err != nil {
 		return err
 	}
-	if err := file.Close(); err != nil {
-		return err
+	if err := errors.Join(isSQLite(file), file.Close()); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
 	}
 	db.dialect = sqlite()
 	db.driver, db.source = "sqlite", "file:"+(&url.URL{Path: path}).EscapedPath()
@@ -135,6 +137,20 @@ func (db *DB) connectSQLite(path string) error {
 		return err
 	}
 	db.read, err = open(readers, busy, "query_only(ON)", fmt.Sprintf("cache_size(-%d)", readerCache<<10))
+	return err
+}
+
+// isSQLite refuses a file that is another program's. An empty one is to be made.
+func isSQLite(file io.Reader) error {
+	const magic = "SQLite format 3\x00"
+	begins := make([]byte, len(magic))
+	n, err := io.ReadFull(file, begins)
+	if n > 0 && string(begins[:n]) != magic[:n] {
+		return errors.New("not a SQLite database")
+	}
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return nil
+	}
 	return err
 }
 

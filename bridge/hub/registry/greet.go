@@ -53,6 +53,9 @@ func (g *greeter) greet(ctx context.Context) (Greeting, error) {
 		return g.newBox(ctx)
 	}
 	epoch, found, err := g.epoch(ctx, b.number, g.hello.Epoch)
+	if err == nil && !found {
+		epoch, found, err = g.previous(ctx, b)
+	}
 	switch {
 	case err != nil:
 		return Greeting{}, err
@@ -66,6 +69,21 @@ func (g *greeter) greet(ctx context.Context) (Greeting, error) {
 		return Greeting{Refused: refuse(wire.RefusedStale, why)}, err
 	}
 	return g.welcome(ctx, b)
+}
+
+// previous finds an epoch that never said hello here among those that others of
+// the box say they took the place of: it is no new one. It is noted, so that
+// the one that an operator puts in its place is known as such.
+func (g *greeter) previous(ctx context.Context, b *box) (k known, found bool, err error) {
+	found, err = g.one(ctx, `SELECT number FROM epochs WHERE box = ? AND previous = ?`, []any{b.number, g.hello.Epoch}, &k.supersededBy)
+	if err != nil || !found {
+		return known{}, false, err
+	}
+	if k.number, err = g.next(ctx, "epochs", "number"); err != nil {
+		return known{}, false, err
+	}
+	return k, true, g.run(ctx, `INSERT INTO epochs (number, box, epoch, previous, opened_at, superseded_by, fenced_at, stale)
+		VALUES (?, ?, ?, ?, ?, ?, ?, 0)`, k.number, b.number, g.hello.Epoch, short(g.hello.Previous), g.now, k.supersededBy, g.now)
 }
 
 // stale says why a box of the present epoch is an old copy of itself; empty

@@ -119,6 +119,35 @@ func TestGreet(t *testing.T) {
 		expect("it renews by itself", renewed(5, epoch(box, 4)), "welcome snapshot")
 		expect("a box that has told another", with(hello("box-2", 2, 5), func(h *wire.Hello) { h.Previous = epoch("box-2", 1) }), "welcome snapshot")
 		expect("a box that has forgotten", told(hello("box-3", 1, 5), 4, 5, none), "welcome snapshot")
+
+		// One that never said hello here is no new one when another took its place.
+		expect("its life before, told late", hello("box-2", 1, 5), "fenced")
+		expect("and again", hello("box-2", 1, 5), "fenced")
+		expect("the holder is the holder", with(hello("box-2", 2, 5), func(h *wire.Hello) { h.Previous = epoch("box-2", 1) }), "welcome snapshot")
+		fenced, err := db.Boxes(ctx, registry.BoxFilter{Box: "box-2"})
+		if err != nil || len(fenced) != 1 || !fenced[0].Fenced {
+			t.Errorf("%+v, %v, want it to be shown as fenced", fenced, err)
+		}
+		expect("an operator renewed that", with(hello("box-2", 3, 5), func(h *wire.Hello) { h.Previous = epoch("box-2", 1) }), "welcome snapshot")
+		if left := conflicts(t, db, registry.ConflictFilter{Open: true}); len(left) != 1 || left[0].Boxes[0] != box {
+			t.Errorf("open: %+v", left)
+		}
+	})
+}
+
+// TestLaneOfALaterVersion: a mark that a later program left is passed over.
+func TestLaneOfALaterVersion(t *testing.T) {
+	each(t, func(t *testing.T, open opener) {
+		db := open(t, "later", registry.Config{})
+		greet(t, db, hello(box, 1, 5))
+		_, err := raw(t, db).Exec(`INSERT INTO marks (epoch, lane, upto, appended, check_sequence, check_hash, pruned)
+			SELECT number, 9, 7, 7, 0, '', 0 FROM epochs`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if g := greet(t, db, hello(box, 1, 5)); said(g) != "welcome" {
+			t.Error(said(g))
+		}
 	})
 }
 
@@ -189,7 +218,7 @@ func TestStatesAndLists(t *testing.T) {
 		if err != nil || len(boxes) != 2 {
 			t.Fatalf("%+v, %v", boxes, err)
 		}
-		if a, b := boxes[0], boxes[1]; !a.Online || b.Online || a.Held != 2 || !b.LastSeen.Equal(now.Add(time.Second)) ||
+		if a, b := boxes[0], boxes[1]; !a.Online || a.Fenced || b.Fenced || b.Online || a.Held != 2 || !b.LastSeen.Equal(now.Add(time.Second)) ||
 			a.Lanes[edgeclaim.LaneProv] != (registry.LaneState{Upto: 2, Appended: 10, Lag: 8}) || a.Epoch != epoch("box-a", 1) {
 			t.Errorf("%+v", boxes)
 		}
@@ -212,6 +241,9 @@ func TestStatesAndLists(t *testing.T) {
 			{registry.DeviceFilter{Tenant: tenant(t, otherID)}, 0},
 			{registry.DeviceFilter{Box: "box-a"}, 2},
 			{registry.DeviceFilter{Box: "box-b"}, 0},
+			{registry.DeviceFilter{Site: site}, 2},
+			{registry.DeviceFilter{Site: site, Box: "box-a", Limit: 1}, 1},
+			{registry.DeviceFilter{Site: "plant-8"}, 0},
 		} {
 			devices, err := db.Devices(ctx, tc.filter)
 			if err != nil || len(devices) != tc.want {
@@ -236,6 +268,12 @@ func TestTenantsAndPrune(t *testing.T) {
 			Lane: edgeclaim.LaneProv, Sequence: 2, Code: wire.NackPermanent, Reason: "tenant_id: not served here",
 		}}
 		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
+		}
+		foreign := row(t, 3, 1)
+		foreign.Tenant = tenant(t, otherID)
+		page := apply(t, db, pageOf(box, "s1", 1, true, row(t, 2, 1), foreign))[0]
+		if diff := cmp.Diff(registry.Result{Snapshot: &wire.SnapshotAck{ID: "s1", Upto: 1}, Applied: 1, Skipped: 1}, page); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)
 		}
 		apply(t, db, batch(t, box, 1, edgeclaim.LaneEvt, 1, 3, noise(1), noise(2), noise(3)))

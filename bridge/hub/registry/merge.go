@@ -21,6 +21,7 @@ type device struct {
 	name           string
 	firstBox       int64
 	isNew, isKnown bool // to be written; has facts at all
+	isDirty        bool // is stored, and has other facts now
 	holdings       []*holding
 }
 
@@ -44,8 +45,23 @@ type holding struct {
 	// tenant and hardware are set where they are not the device's.
 	tenant   edgeclaim.TenantID
 	hardware edgeclaim.HardwareID
+	// notAfter is a certificate's end, 0 for none; confirmedAt the credential's
+	// first use, 0 where nobody told of it.
+	notAfter, confirmedAt int64
+	previous              previous
+	rotatedBy             string // who asked for the present credential; empty for a claim
+	// sealed is the PSK for whoever holds the key that sealedKey names.
+	sealed    []byte
+	sealedKey string
 	// isNew: no row is there. isDirty: it has to be written.
 	isNew, isDirty bool
+}
+
+// previous is the credential that a rotation took the place of; the zero value
+// is none. One without until has ended with the rotation.
+type previous struct {
+	hash                      edgeclaim.KeyHash
+	until, notAfter, issuedAt int64
 }
 
 // The reasons why a credential is void.
@@ -67,6 +83,7 @@ type told struct {
 	device   edgeclaim.DeviceID
 	tenant   edgeclaim.TenantID
 	hardware edgeclaim.HardwareID
+	what     what // of a record
 	holding  *holding
 	isPage   bool
 }
@@ -76,34 +93,18 @@ type told struct {
 func (a *applier) merge(ctx context.Context, t told) error {
 	d := a.device(t.device)
 	if !d.isKnown {
-		d.tenant, d.hardware, d.name = t.tenant, t.hardware, t.holding.name
+		d.tenant, d.hardware = t.tenant, t.hardware
 		d.firstBox, d.isKnown, d.isNew = t.box.number, true, true
 	}
-	i := slices.IndexFunc(d.holdings, func(h *holding) bool { return h.box == t.box.number })
-	if i < 0 {
-		i = len(d.holdings)
-		d.holdings = append(d.holdings, &holding{box: t.box.number, isNew: true})
-		t.box.held++
-		t.box.isDirty = true
+	if d.name == "" && t.holding.name != "" {
+		d.name, d.isDirty = t.holding.name, true
 	}
-	held := d.holdings[i]
-	same := !held.hash.IsZero() && held.hash.Equal(t.holding.hash)
+	held := d.heldBy(t.box)
 	wasValid := held.isValid()
-	isKnown := same && wasValid // a credential that is agreed on, or was decided for
-	switch {
-	case t.holding.status == edgeclaim.DeviceReleased && t.holding.hash.IsZero():
-		if held.status != edgeclaim.DeviceReleased {
-			held.status, held.isDirty = edgeclaim.DeviceReleased, true
-		}
-	case t.isPage && same && held.status != edgeclaim.DeviceActive:
-		// A page may be older than the release that is known here, and a
-		// credential that was released never comes back: deny wins (P9).
-	default:
-		held.take(t.holding, same)
-		if t.tenant == d.tenant && t.hardware == d.hardware {
-			held.tenant, held.hardware = edgeclaim.TenantID{}, edgeclaim.HardwareID{}
-		}
-	}
+	// A credential that is agreed on or was decided for stays so, and what a
+	// rotation makes of it, for as long as the box says the same board.
+	agreed := wasValid && held.isOf(d, t) && (t.what == saysRotated || held.hash.Equal(t.holding.hash))
+	held.hear(d, &t)
 	if held.generation == 0 {
 		held.generation = 1
 	}
@@ -112,10 +113,56 @@ func (a *applier) merge(ctx context.Context, t told) error {
 		return a.ended(ctx, d, t.box)
 	case !held.isValid():
 		return nil
-	case (t.tenant != d.tenant || t.hardware != d.hardware) && !isKnown:
+	case (t.tenant != d.tenant || t.hardware != d.hardware) && !agreed:
 		return a.mismatch(ctx, d, held, t)
 	}
 	return a.contest(ctx, d, held)
+}
+
+// heldBy is the box's holding of the device, a new one if need be.
+func (d *device) heldBy(b *box) *holding {
+	i := slices.IndexFunc(d.holdings, func(h *holding) bool { return h.box == b.number })
+	if i < 0 {
+		i = len(d.holdings)
+		d.holdings = append(d.holdings, &holding{box: b.number, isNew: true})
+		b.held++
+		b.isDirty = true
+	}
+	return d.holdings[i]
+}
+
+// isOf reports whether the box says the board and tenant that it said before.
+func (h *holding) isOf(d *device, t told) bool {
+	if h.hardware.IsZero() {
+		return t.tenant == d.tenant && t.hardware == d.hardware
+	}
+	return t.tenant == h.tenant && t.hardware == h.hardware
+}
+
+// hear changes the holding by what the box says.
+func (h *holding) hear(d *device, t *told) {
+	same := !h.hash.IsZero() && h.hash.Equal(t.holding.hash)
+	switch {
+	case t.what == saysSwapped:
+		d.swap(h, t)
+	case t.holding.status != edgeclaim.DeviceActive && t.holding.hash.IsZero():
+		h.end(t.holding)
+	case t.what == saysRotated:
+		h.rotate(t.holding, same)
+	case t.isPage && (same && h.status != edgeclaim.DeviceActive || h.rotatedFrom(t.holding.hash)):
+		// A page may be older than the release that is known here, or than the
+		// rotation, and what has ended never comes back: deny wins (P9).
+	default:
+		h.take(t.holding, same)
+		if t.tenant == d.tenant && t.hardware == d.hardware {
+			h.tenant, h.hardware = edgeclaim.TenantID{}, edgeclaim.HardwareID{}
+		}
+	}
+}
+
+// rotatedFrom reports whether a rotation took that credential's place.
+func (h *holding) rotatedFrom(hash edgeclaim.KeyHash) bool {
+	return !hash.IsZero() && h.previous.hash.Equal(hash)
 }
 
 // take replaces what was known by what is told. A credential that is new is
@@ -131,13 +178,77 @@ func (h *holding) take(t *holding, same bool) {
 	next := *t
 	next.box, next.void, next.generation, next.isDirty = h.box, void, generation, true
 	next.tenant, next.hardware, next.isNew = h.tenant, h.hardware, h.isNew
+	if same && next.sealed == nil { // a page has none
+		next.sealed, next.sealedKey = h.sealed, h.sealedKey
+	}
 	*h = next
 }
 
+// end takes a credential's validity. Its hashes stay, so that Verify can say
+// why it is not valid, and so that no older page brings it back.
+func (h *holding) end(t *holding) {
+	if h.status == t.status && (t.generation == 0 || t.generation == h.generation) {
+		return
+	}
+	h.status, h.isDirty = t.status, true
+	if t.generation != 0 {
+		h.generation = t.generation
+	}
+}
+
+// rotate puts a new credential in the present one's place. What is void or has
+// ended stays so: a rotation decides nothing (P9). The credential that goes on
+// is the one that the record names, and no other: were a record missing before
+// it, there would be a third. Where it names none, the present one has ended.
+func (h *holding) rotate(t *holding, same bool) {
+	before := t.previous
+	switch {
+	case same:
+	case before.hash.IsZero():
+		before.hash = h.hash
+	case before.hash.Equal(h.hash):
+		before.issuedAt = h.issuedAt
+	}
+	if h.status == "" { // nobody told of it before
+		h.status = t.status
+	}
+	h.credential, h.hash, h.issuedAt, h.notAfter = t.credential, t.hash, t.issuedAt, t.notAfter
+	h.previous, h.rotatedBy, h.isDirty = before, t.rotatedBy, true
+	if !same {
+		h.confirmedAt = 0
+	}
+	if !same || t.sealed != nil {
+		h.sealed, h.sealedKey = t.sealed, t.sealedKey
+	}
+}
+
+// swap gives the device another board, by the word of the box that told of it
+// first, or while no other box's credential is valid; what the others said stays
+// beside it. By any other word the board is that box's alone: its next
+// credential is a contradiction.
+func (d *device) swap(held *holding, t *told) {
+	held.end(t.holding)
+	sole := !slices.ContainsFunc(d.holdings, func(h *holding) bool { return h != held && h.isValid() })
+	if held.box != d.firstBox && !sole {
+		held.tenant, held.hardware, held.isDirty = t.tenant, t.hardware, true
+		return
+	}
+	for _, other := range d.holdings {
+		if other != held && other.hardware.IsZero() {
+			other.tenant, other.hardware, other.isDirty = d.tenant, d.hardware, true
+		}
+	}
+	d.tenant, d.hardware, d.isDirty = t.tenant, t.hardware, true
+	held.tenant, held.hardware = edgeclaim.TenantID{}, edgeclaim.HardwareID{}
+}
+
 // contest looks for another box that holds the device with another credential.
+// One that the other rotated is not another: the box that has not heard of it
+// knows the same device by what it had.
 func (a *applier) contest(ctx context.Context, d *device, held *holding) error {
 	for _, other := range d.holdings {
-		if other == held || !other.isValid() || other.hash.Equal(held.hash) {
+		if other == held || !other.isValid() || other.hash.Equal(held.hash) ||
+			held.rotatedFrom(other.hash) || other.rotatedFrom(held.hash) {
 			continue
 		}
 		c := conflict{
@@ -160,8 +271,12 @@ func (a *applier) contest(ctx context.Context, d *device, held *holding) error {
 // credential is void: whom it would let in is not agreed on.
 func (a *applier) mismatch(ctx context.Context, d *device, held *holding, t told) error {
 	held.tenant, held.hardware, held.void, held.isDirty = t.tenant, t.hardware, voidIdentity, true
+	other := held.box
+	if other == d.firstBox {
+		other = 0 // it contradicts itself
+	}
 	return a.open(ctx, conflict{
-		kind: KindIdentity, device: d.id, box: d.firstBox, other: held.box, at: a.now,
+		kind: KindIdentity, device: d.id, box: d.firstBox, other: other, at: a.now,
 		subject: KindIdentity + "|" + pair(d.id, d.firstBox, held.box), detail: "a box says another hardware or tenant of the device",
 	})
 }
@@ -238,23 +353,28 @@ func (d *device) identify(id []byte, tenant, hardware string) (err error) {
 }
 
 const holdingColumns = `h.box, h.status, h.void, h.credential, h.hash, h.issued_at, h.name, h.template, h.key_id, h.profile,
-	h.group_names, h.generation, h.claimed_at, h.claimed_via, h.tenant, h.hardware`
+	h.group_names, h.generation, h.claimed_at, h.claimed_via, h.tenant, h.hardware, h.previous_hash, h.previous_until,
+	h.previous_not_after, h.previous_issued_at, h.not_after, h.confirmed_at, h.rotated_by, h.sealed, h.sealed_key`
 
 // scanHolding reads a device id and holdingColumns, then more.
 func scanHolding(rows *sql.Rows, more ...any) (edgeclaim.DeviceID, *holding, error) {
-	var id, hash []byte
+	var id, hash, before []byte
 	var tenant, hardware sql.NullString
 	var groups string
 	h := new(holding)
 	err := rows.Scan(append([]any{
 		&id, &h.box, &h.status, &h.void, &h.credential, &hash, &h.issuedAt, &h.name, &h.template, &h.key, &h.profile,
-		&groups, &h.generation, &h.claimedAt, &h.via, &tenant, &hardware,
+		&groups, &h.generation, &h.claimedAt, &h.via, &tenant, &hardware, &before, &h.previous.until,
+		&h.previous.notAfter, &h.previous.issuedAt, &h.notAfter, &h.confirmedAt, &h.rotatedBy, &h.sealed, &h.sealedKey,
 	}, more...)...)
 	if err != nil {
 		return edgeclaim.DeviceID{}, nil, err
 	}
-	if hash != nil {
-		if h.hash, err = edgeclaim.KeyHashFromBytes(hash); err != nil {
+	for into, raw := range map[*edgeclaim.KeyHash][]byte{&h.hash: hash, &h.previous.hash: before} {
+		if raw == nil {
+			continue
+		}
+		if *into, err = edgeclaim.KeyHashFromBytes(raw); err != nil {
 			return edgeclaim.DeviceID{}, nil, err
 		}
 	}

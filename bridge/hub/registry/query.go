@@ -86,6 +86,12 @@ type Box struct {
 	Lanes     map[edgeclaim.Lane]LaneState `json:"lanes"`
 	FirstSeen time.Time                    `json:"first_seen"`
 	LastSeen  time.Time                    `json:"last_seen"`
+	// Fenced: a holder of an earlier epoch of this box still lives, and nobody
+	// has decided yet.
+	Fenced bool `json:"fenced"`
+	// Audit is the end of the box's audit log, as it told it last; nil while it
+	// told none.
+	Audit *AuditHead `json:"audit,omitempty"`
 }
 
 // LaneState is where a box's present epoch stands in a lane.
@@ -106,8 +112,11 @@ type BoxFilter struct {
 func (db *DB) Boxes(ctx context.Context, f BoxFilter) ([]Box, error) {
 	rows, err := db.query(ctx, `SELECT b.box, b.site, e.epoch, b.online, b.app, b.enrolled, b.program, b.clock, b.held, b.told_devices,
 		b.snapshot, b.recover, b.first_seen, b.last_seen,
-		COALESCE(p.upto, 0), COALESCE(p.appended, 0), COALESCE(v.upto, 0), COALESCE(v.appended, 0)
+		COALESCE(p.upto, 0), COALESCE(p.appended, 0), COALESCE(v.upto, 0), COALESCE(v.appended, 0),
+		EXISTS (SELECT 1 FROM conflicts c WHERE c.subject = '`+KindCloned+`|' || b.box AND c.resolved_at = 0),
+		a.segment, COALESCE(a.sequence, 0), a.hash, COALESCE(a.time, 0)
 		FROM boxes b JOIN epochs e ON e.number = b.epoch
+		LEFT JOIN audit_heads a ON a.box = b.number AND a.sequence = (SELECT MAX(sequence) FROM audit_heads WHERE audit_heads.box = b.number)
 		LEFT JOIN marks p ON p.epoch = b.epoch AND p.lane = 1 LEFT JOIN marks v ON v.epoch = b.epoch AND v.lane = 2
 		WHERE b.box > ? AND (? = '' OR b.site = ?) AND (? = '' OR b.box = ?) ORDER BY b.box LIMIT ?`,
 		f.After, f.Site, f.Site, f.Box, f.Box, pageLimit(f.Limit))
@@ -115,9 +124,16 @@ func (db *DB) Boxes(ctx context.Context, f BoxFilter) ([]Box, error) {
 	err = eachRow(rows, err, func(rows *sql.Rows) error {
 		var b Box
 		var prov, evt LaneState
-		var first, last int64
+		var first, last, at int64
+		var segment, hash sql.NullString
+		var head AuditHead
 		err := rows.Scan(&b.Box, &b.Site, &b.Epoch, &b.Online, &b.App, &b.Enrolled, &b.Program, &b.Clock, &b.Held, &b.Told,
-			&b.Snapshot, &b.Recover, &first, &last, &prov.Upto, &prov.Appended, &evt.Upto, &evt.Appended)
+			&b.Snapshot, &b.Recover, &first, &last, &prov.Upto, &prov.Appended, &evt.Upto, &evt.Appended, &b.Fenced,
+			&segment, &head.Sequence, &hash, &at)
+		if hash.Valid {
+			head.Segment, head.Hash, head.Time = segment.String, hash.String, fromMicros(at)
+			b.Audit = &head
+		}
 		b.FirstSeen, b.LastSeen = fromMicros(first), fromMicros(last)
 		b.Lanes = map[edgeclaim.Lane]LaneState{edgeclaim.LaneProv: prov.lagging(), edgeclaim.LaneEvt: evt.lagging()}
 		boxes = append(boxes, b)
@@ -156,15 +172,22 @@ type Holding struct {
 	Generation int                      `json:"generation"`
 	ClaimedAt  time.Time                `json:"claimed_at,omitzero"`
 	ClaimedVia edgeclaim.Via            `json:"claimed_via"`
+	// NotAfter is the certificate's end. PreviousUntil is how long the
+	// credential before goes on to be valid as well, until a rotation's overlap
+	// ends. Sealed: the PSK came, sealed for the hub.
+	NotAfter      time.Time `json:"not_after,omitzero"`
+	PreviousUntil time.Time `json:"previous_until,omitzero"`
+	Sealed        bool      `json:"sealed,omitempty"`
 }
 
-// DeviceFilter chooses devices; the zero value takes all. Tenant and Hardware
-// are looked for among all devices, one page after the other.
+// DeviceFilter chooses devices; the zero value takes all. Tenant, Hardware and
+// Site are looked for among all devices, one page after the other.
 type DeviceFilter struct {
 	Device   edgeclaim.DeviceID
 	Tenant   edgeclaim.TenantID
 	Hardware string
 	Box      string
+	Site     string // of a box that holds it
 	After    edgeclaim.DeviceID
 	Limit    int // 1 to MaxPage; other values are MaxPage
 }
@@ -204,6 +227,7 @@ func (db *DB) Devices(ctx context.Context, f DeviceFilter) ([]Device, error) {
 
 // holders tells who holds the devices of these numbers.
 func (db *DB) holders(ctx context.Context, numbers []any, tell func(edgeclaim.DeviceID, Holding)) error {
+	now := micros(db.now())
 	return among(`SELECT h.device, `+holdingColumns+`, b.box, b.site FROM holdings h JOIN boxes b ON b.number = h.box WHERE h.number`, numbers,
 		func(statement string, part []any) error {
 			rows, err := db.query(ctx, statement, part...)
@@ -213,14 +237,23 @@ func (db *DB) holders(ctx context.Context, numbers []any, tell func(edgeclaim.De
 				if err != nil {
 					return err
 				}
-				tell(id, Holding{
-					Box: name, Site: site, Name: h.name, Status: h.status, Valid: h.isValid(), Void: h.void, Credential: h.credential,
-					Template: h.template, Key: h.key, Groups: h.groups, Generation: h.generation,
-					ClaimedAt: fromMicros(h.claimedAt), ClaimedVia: h.via,
-				})
+				tell(id, h.shown(name, site, now))
 				return nil
 			})
 		})
+}
+
+// shown is a holding for people.
+func (h *holding) shown(box, site string, now int64) Holding {
+	s := Holding{
+		Box: box, Site: site, Name: h.name, Status: h.status, Valid: h.isValid() && h.verify(h.hash, now).Valid, Void: h.void, Credential: h.credential,
+		Template: h.template, Key: h.key, Groups: h.groups, Generation: h.generation, ClaimedAt: fromMicros(h.claimedAt), ClaimedVia: h.via,
+		NotAfter: fromMicros(h.notAfter), Sealed: h.sealed != nil,
+	}
+	if h.isValid() && !h.previous.hash.IsZero() && h.verify(h.previous.hash, now).Valid {
+		s.PreviousUntil = fromMicros(h.previous.until)
+	}
+	return s
 }
 
 // from is the filter as SQL, from the tables to the order. A box's devices are
@@ -242,6 +275,9 @@ func (f *DeviceFilter) from() (text string, args []any) {
 	}
 	if f.Hardware != "" {
 		add(`d.hardware = ?`, f.Hardware)
+	}
+	if f.Site != "" {
+		add(`EXISTS (SELECT 1 FROM holdings s JOIN boxes its ON its.number = s.box WHERE s.number = d.number AND its.site = ?)`, f.Site)
 	}
 	return text + ` ORDER BY ` + order, args
 }

@@ -46,7 +46,8 @@ type Config struct {
 	Policy Policy
 	// Tenants are those that are served; empty serves all.
 	Tenants []edgeclaim.TenantID
-	// Now is time.Now when nil. No decision rests on it: it is what people see.
+	// Now is time.Now when nil. No merge rests on it: it is what people see, and
+	// when Verify holds overlaps and certificates to have ended.
 	Now    func() time.Time
 	Logger *slog.Logger // no log when nil
 }
@@ -125,6 +126,33 @@ func (db *DB) Ping(ctx context.Context) error { return db.read.PingContext(ctx) 
 
 // ID names this database upstream, made once with it: 26 characters.
 func (db *DB) ID() string { return db.id }
+
+// SigningKey is the id of the key that signs for this database, as BindKey noted
+// it; empty while none does.
+func (db *DB) SigningKey(ctx context.Context) (id string, err error) {
+	err = db.read.QueryRowContext(ctx, db.dialect.text(`SELECT value FROM meta WHERE name = ?`), metaKey).Scan(&id)
+	if errors.Is(err, sql.ErrNoRows) {
+		return "", nil
+	}
+	return id, err
+}
+
+// BindKey notes the id of the key that signs for this database: boxes were
+// enrolled with it, and take nothing that another has signed. ErrConflict:
+// another one signs already, unless replace says that it shall not any more.
+func (db *DB) BindKey(ctx context.Context, id string, replace bool) error {
+	return db.change(ctx, func(w *writer) error {
+		var bound string
+		found, err := w.one(ctx, `SELECT value FROM meta WHERE name = ?`, []any{metaKey}, &bound)
+		switch {
+		case err != nil || found && bound == id:
+			return err
+		case found && !replace:
+			return fmt.Errorf("%w: the key %s signs for this database, not %s", edgeclaim.ErrConflict, bound, id)
+		}
+		return w.run(ctx, `INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value`, metaKey, id)
+	})
+}
 
 // change runs do in one transaction that no other change, of this or another
 // process, overlaps. An error means that nothing of it is stored, but for a

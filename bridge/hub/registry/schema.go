@@ -50,6 +50,24 @@ func migrations() [][]string {
 			resolved_at BIGINT NOT NULL, resolution TEXT NOT NULL, kept BIGINT NOT NULL)`,
 		`CREATE UNIQUE INDEX conflicts_open ON conflicts (subject) WHERE resolved_at = 0`,
 		`CREATE INDEX conflicts_device ON conflicts (device)`,
+	}, {
+		// A holding's credential before the present one, its ends, and a PSK
+		// that is sealed for the hub. Few rows have one; the index has those.
+		`ALTER TABLE holdings ADD COLUMN previous_hash BYTES`,
+		`ALTER TABLE holdings ADD COLUMN previous_key BIGINT`,
+		`ALTER TABLE holdings ADD COLUMN previous_until BIGINT NOT NULL DEFAULT 0`,
+		`ALTER TABLE holdings ADD COLUMN previous_not_after BIGINT NOT NULL DEFAULT 0`,
+		`ALTER TABLE holdings ADD COLUMN previous_issued_at BIGINT NOT NULL DEFAULT 0`,
+		`ALTER TABLE holdings ADD COLUMN not_after BIGINT NOT NULL DEFAULT 0`,
+		`ALTER TABLE holdings ADD COLUMN confirmed_at BIGINT NOT NULL DEFAULT 0`,
+		`ALTER TABLE holdings ADD COLUMN rotated_by TEXT NOT NULL DEFAULT ''`,
+		`ALTER TABLE holdings ADD COLUMN sealed BYTES`,
+		`ALTER TABLE holdings ADD COLUMN sealed_key TEXT NOT NULL DEFAULT ''`,
+		`CREATE INDEX holdings_previous ON holdings (previous_key) WHERE previous_key IS NOT NULL`,
+		// The ends of the boxes' audit logs, as they told them: the newest
+		// keptHeads of each.
+		`CREATE TABLE audit_heads (box BIGINT NOT NULL, sequence BIGINT NOT NULL, hash TEXT NOT NULL, segment TEXT NOT NULL,
+			time BIGINT NOT NULL, told_at BIGINT NOT NULL, PRIMARY KEY (box, sequence)) CLUSTERED`,
 	}}
 }
 
@@ -57,6 +75,7 @@ func migrations() [][]string {
 const (
 	metaSchema   = "schema"
 	metaUpstream = "upstream_id"
+	metaKey      = "signing_key"
 )
 
 // migrate makes what is missing and reads the database's own name. All of it

@@ -29,7 +29,8 @@ func (a *applier) page(ctx context.Context, p *wire.SnapshotPage) (Result, error
 	for i := range p.Devices {
 		d := &p.Devices[i]
 		if d.ID.IsZero() || d.Hardware.IsZero() || !a.serves(d.Tenant) {
-			continue // a page is no place for a nack; the box's own records get one
+			r.Skipped++ // a page is no place for a nack; the box's own records get one
+			continue
 		}
 		err := a.merge(ctx, told{box: b, device: d.ID, tenant: d.Tenant, hardware: d.Hardware, holding: holdingOf(d), isPage: true})
 		if err != nil {
@@ -51,13 +52,18 @@ func holdingOf(d *edgeclaim.Device) *holding {
 	for i := range d.Groups {
 		groups[i] = clean(d.Groups[i])
 	}
-	return &holding{
+	h := &holding{
 		status:     edgeclaim.DeviceStatus(clean(string(d.Status))),
 		credential: edgeclaim.CredentialType(clean(string(d.Credential.Type))),
 		hash:       d.Credential.Hash, issuedAt: micros(d.Credential.IssuedAt),
 		name: clean(d.Name), template: d.Template.String(), key: d.Key.String(), profile: clean(d.Profile), groups: groups,
 		generation: max(d.Generation, 1), claimedAt: micros(d.ClaimedAt), via: edgeclaim.Via(clean(string(d.ClaimedVia))),
+		notAfter: micros(d.Credential.NotAfter), confirmedAt: micros(d.Credential.ConfirmedAt), rotatedBy: short(string(d.RotatedBy)),
 	}
+	if p := d.Previous; !p.Hash.IsZero() {
+		h.previous = previous{hash: p.Hash, until: micros(d.PreviousUntil), notAfter: micros(p.NotAfter), issuedAt: micros(p.IssuedAt)}
+	}
+	return h
 }
 
 // Held pages through what a box once told, as it told it, in the order of the
@@ -65,6 +71,7 @@ func holdingOf(d *edgeclaim.Device) *holding {
 // known. limit is 1 to MaxPage; other values are MaxPage.
 func (db *DB) Held(ctx context.Context, box string, after edgeclaim.DeviceID, limit int) ([]edgeclaim.Device, bool, error) {
 	limit = pageLimit(limit)
+	now := micros(db.now())
 	rows, err := db.query(ctx, `SELECT h.device, `+holdingColumns+`, d.tenant, d.hardware FROM holdings h
 		JOIN devices d ON d.number = h.number
 		WHERE h.box = (SELECT number FROM boxes WHERE box = ?) AND h.device > ? AND h.template <> '' AND h.key_id <> ''
@@ -80,7 +87,7 @@ func (db *DB) Held(ctx context.Context, box string, after edgeclaim.DeviceID, li
 		if err := d.identify(id.Bytes(), tenant, hardware); err != nil {
 			return err
 		}
-		devices = append(devices, h.device(&d))
+		devices = append(devices, h.device(&d, now))
 		return nil
 	})
 	if err != nil || len(devices) <= limit {
@@ -89,12 +96,27 @@ func (db *DB) Held(ctx context.Context, box string, after edgeclaim.DeviceID, li
 	return devices[:limit], true, nil
 }
 
-// device is a holding as its box knows it.
-func (h *holding) device(d *device) edgeclaim.Device {
+// device is a holding as its box knows it, but for a credential whose overlap
+// has ended: nobody told whether the device ever used its new one, and a box
+// that does not know goes on with the old (P9).
+func (h *holding) device(d *device, now int64) edgeclaim.Device {
 	row := edgeclaim.Device{
 		ID: d.id, Tenant: d.tenant, Hardware: d.hardware, Name: h.name, Profile: h.profile, Groups: h.groups,
 		Generation: h.generation, Status: h.status, ClaimedAt: fromMicros(h.claimedAt), ClaimedVia: h.via,
-		Credential: edgeclaim.Credential{Type: h.credential, Hash: h.hash, IssuedAt: fromMicros(h.issuedAt)},
+		Credential: edgeclaim.Credential{
+			Type: h.credential, Hash: h.hash, IssuedAt: fromMicros(h.issuedAt), NotAfter: fromMicros(h.notAfter),
+			ConfirmedAt: fromMicros(h.confirmedAt),
+		},
+	}
+	if p := h.previous; h.status == edgeclaim.DeviceActive && p.until > now {
+		row.Previous = edgeclaim.Credential{
+			Type: h.credential, Hash: p.hash, IssuedAt: fromMicros(p.issuedAt), NotAfter: fromMicros(p.notAfter),
+		}
+		row.PreviousUntil = fromMicros(p.until)
+	}
+	switch by := edgeclaim.Rotator(h.rotatedBy); by {
+	case edgeclaim.RotatorDevice, edgeclaim.RotatorOperator:
+		row.RotatedBy = by
 	}
 	// Both were parsed before they were stored.
 	row.Template, _ = edgeclaim.ParseTemplateID(h.template)

@@ -51,3 +51,12 @@ func WantCommand(cmd *cobra.Command, _ []string) error {
 	}
 	return Usagef("want one of %s; see %s --help", strings.Join(names, ", "), cmd.CommandPath())
 }
+
+// NoArguments is for a command that takes flags alone. Its error does not
+// repeat what was given: it may be a key that lacks its flag (P5).
+func NoArguments(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return Usagef("%s takes no arguments, only flags", cmd.CommandPath())
+	}
+	return nil
+}
