@@ -172,6 +172,9 @@ const (
 	// SuspicionNonce: hardware that never confirmed its credential claimed
 	// with another nonce.
 	SuspicionNonce SuspicionKind = "nonce"
+	// SuspicionRotation: a device's old credential asked for another one though
+	// the new one was in use already: two boards have what one was given.
+	SuspicionRotation SuspicionKind = "rotation"
 )
 
 // CredentialType is what kind of credential a template's devices get.

@@ -14,10 +14,6 @@ import (
 // asked for another one.
 const kindRotationRefused = "rotation.refused"
 
-// suspicionRotation: a device's old credential asks for another, though the
-// new one is in use already. Two boards have what one was given.
-const suspicionRotation edgeclaim.SuspicionKind = "rotation"
-
 // Renew answers a device that asks for another credential, on a session that
 // was let in. The old one goes on beside it for the overlap and, so that a lost
 // answer locks nobody out, until the new one was used; until then the old one
@@ -174,7 +170,7 @@ func (s *Service) refuseRenewal(ask *edgeclaim.RotateAsk, d *edgeclaim.Device, e
 		Reason: "previous_credential",
 	})
 	if errors.Is(err, edgeclaim.ErrDenied) && d.RotatedBy == edgeclaim.RotatorDevice {
-		s.Suspect(edgeclaim.Suspicion{Device: ask.By.Device, Kind: suspicionRotation, Count: 1, Sources: sources(ask.Source)})
+		s.Suspect(edgeclaim.Suspicion{Device: ask.By.Device, Kind: edgeclaim.SuspicionRotation, Count: 1, Sources: sources(ask.Source)})
 	}
 	return err
 }

@@ -11,7 +11,9 @@ import (
 )
 
 // Look reads all that a claim is decided on, in one read transaction: the grant
-// alone when ref has no hardware. A zero tenant stands for the template's. The
+// alone when ref has no hardware. Where nothing was there of a device before, it
+// may still say so beside a key that has just been used by it: Mint, which
+// decides over one state, does not. A zero tenant stands for the template's. The
 // template's slices are shared: they are not to be changed. ErrNotFound: no such
 // key. ErrInvalid: the tenant is not the template's.
 func (db *DB) Look(ctx context.Context, ref edgeclaim.ClaimRef) (edgeclaim.Present, error) {
@@ -26,8 +28,8 @@ func (db *DB) Look(ctx context.Context, ref edgeclaim.ClaimRef) (edgeclaim.Prese
 	id := edgeclaim.NewDeviceID(ref.Tenant, ref.Hardware, 1)
 	for {
 		asked := id
-		row, inTail := db.inTail(asked)
 		key, cached, commits := db.keys.find(ref.Key)
+		row, inTail := db.inTail(asked)
 		err := db.view(ctx, func(tx *bolt.Tx) (err error) {
 			if !cached {
 				if key, err = readKeyByHash(tx, ref.Key); err != nil {

@@ -71,6 +71,8 @@ func (a *applier) suspect(ctx context.Context, b *box, e *event) error {
 		detail += ": two connections take the session from each other"
 	case edgeclaim.SuspicionNonce:
 		detail += ": another claim_nonce before the credential was ever used"
+	case edgeclaim.SuspicionRotation:
+		detail += ": a rotation was asked for with a credential whose successor is in use"
 	}
 	return a.open(ctx, conflict{
 		kind: KindSuspected, device: e.device, box: b.number, at: a.now,
