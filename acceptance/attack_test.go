@@ -28,7 +28,6 @@ const besieged = `http:
   plaintext_outside_loopback: true
   read_header_timeout: 2s
   read_timeout: 4s
-  idle_timeout: 4s
   max_per_source: 64
 mqtt:
   plaintext_outside_loopback: true

@@ -1,6 +1,7 @@
 package acceptance
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -16,6 +17,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -139,24 +141,29 @@ func (p plantCA) write(path, kind string, ders ...[]byte) {
 	}
 }
 
-// server writes a certificate for listeners on loopback, and returns the lines
-// of a configuration that has it for both faces.
-func (p plantCA) server() (lines string) {
+// serves writes a certificate for listeners on loopback, with its key, into a
+// folder, and returns it.
+func (p plantCA) serves(dir string) []byte {
 	p.t.Helper()
 	key := newKey(p.t)
 	cert := certify(p.t, &x509.Certificate{
-		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "box"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: "box"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 		NotBefore: time.Unix(0, 0), NotAfter: time.Now().AddDate(1, 0, 0), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}, p.cert, key.Public(), p.key)
 	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	dir := p.t.TempDir()
 	p.write(filepath.Join(dir, "cert.pem"), pemCertificate, cert.Raw)
 	p.write(filepath.Join(dir, "key.pem"), pemKey, pkcs8)
-	files := fmt.Sprintf("  cert_file: %s/cert.pem\n  key_file: %[1]s/key.pem\n", dir)
-	return "http:\n" + files + "mqtt:\n" + files
+	return cert.Raw
+}
+
+// servedFrom are the lines of a configuration whose listeners serve what is in
+// those folders.
+func servedFrom(http, mqtt string) string {
+	const files = "%s:\n  cert_file: %s/cert.pem\n  key_file: %[2]s/key.pem\n"
+	return fmt.Sprintf(files, "http", http) + fmt.Sprintf(files, "mqtt", mqtt)
 }
 
 // adopt puts the box under the plant until that time.
@@ -188,8 +195,9 @@ func (p plantCA) adopt(b *box, until time.Time) {
 // plant's brings the box back, and not the old certificates.
 func TestCertificateEnds(t *testing.T) {
 	t.Parallel()
-	p := newPlantCA(t)
-	b := newBox(t, "--config", quickConfig(t, p.server())).secure()
+	p, files := newPlantCA(t), t.TempDir()
+	p.serves(files)
+	b := newBox(t, "--config", quickConfig(t, servedFrom(files, files))).secure()
 	b.start()
 	key := b.key("--credential", kindX509)
 	k := newTools(t, b, p.root)
@@ -224,4 +232,40 @@ func TestCertificateEnds(t *testing.T) {
 	b.json(nil, "device", "release", i.id)
 	renewed := identityOf(t, kindX509, k.claim("mqtt", claimBody(key, "n", "SHORT")), "")
 	k.wantIn("released and claimed anew", &renewed, true)
+}
+
+// TestListenersTakeNewCertificates: a listener serves another certificate soon
+// after its files changed, without a restart; one whose files are broken serves
+// the one that it has, and says so.
+func TestListenersTakeNewCertificates(t *testing.T) {
+	if testing.Short() {
+		t.Skip("files are looked at every 10 seconds")
+	}
+	t.Parallel()
+	p, http, mqtt := newPlantCA(t), t.TempDir(), t.TempDir()
+	old := map[string][]byte{"http": p.serves(http), "mqtt": p.serves(mqtt)}
+	b := newBox(t, "--config", quickConfig(t, servedFrom(http, mqtt))).secure()
+	b.start()
+	served := func(addr string) []byte {
+		t.Helper()
+		conn, err := tls.Dial("tcp", addr, trusting(t, p.root, nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		return conn.ConnectionState().PeerCertificates[0].Raw
+	}
+	if !bytes.Equal(served(b.httpsAddr), old["http"]) || !bytes.Equal(served(b.mqttsAddr), old["mqtt"]) {
+		t.Fatal("it serves other certificates than those of its files")
+	}
+	p.write(filepath.Join(http, "key.pem"), pemKey, []byte("broken"))
+	renewed := p.serves(mqtt)
+	until(t, "the listener serves the new certificate", func() bool { return bytes.Equal(served(b.mqttsAddr), renewed) })
+	until(t, "the alarm", func() bool { return b.alarm("certificate_files") > 0 })
+	if !bytes.Equal(served(b.httpsAddr), old["http"]) {
+		t.Error("with a broken key file, it serves another certificate")
+	}
+	if out, _, code := b.command("", "status"); code != 0 || !strings.Contains(string(out), "cert_file, key_file: ") {
+		t.Errorf("status does not say which: %s", out)
+	}
 }

@@ -162,6 +162,45 @@ func TestCertificatesRefusedAlike(t *testing.T) {
 	}
 }
 
+// TestCertificateBesideAKey: a certificate that is good says who comes, and a
+// key beside it has to be the same device's; one that is not good is in nobody's
+// way.
+func TestCertificateBesideAKey(t *testing.T) {
+	t.Parallel()
+	b := newBox(t).secure()
+	b.start()
+	key, root := b.key("--credential", kindX509), b.root()
+	good, keyed := b.certified(key, "GOOD"), b.claimOne(b.key(), "KEYED")
+	lost := b.certified(key, "LOST")
+	b.json(nil, "device", "release", lost.id)
+	k := newTools(t, b, root)
+	for _, c := range []struct {
+		name string
+		pair []tls.Certificate
+		mqtt byte // CONNACK
+		http string
+	}{
+		{"a void certificate", lost.pair(t), 0, "400"},
+		{"another device's certificate", good.pair(t), 5, "401"},
+	} {
+		client, ack, err := connect(t, b.mqttsAddr, trusting(t, root, c.pair),
+			mqttwire.Login{ClientID: keyed.id, Username: keyed.id, Password: keyed.apiKey, Clean: true})
+		if err != nil || ack.Code() != c.mqtt {
+			t.Errorf("%s beside a key over MQTT: %v, code %#x", c.name, err, ack.Code())
+		}
+		if err == nil {
+			client.Close()
+		}
+		for _, header := range []string{"Authorization: Bearer " + keyed.apiKey, "X-API-Key: " + keyed.apiKey} {
+			said, _ := k.run("curl", append(k.files(&c.pair[0]), "-sS", "-o", "/dev/null", "-w", "%{http_code}", "--cacert", root, "-d", `{"no":1}`,
+				"-H", "Content-Type: application/json", "-H", header, "https://"+b.httpsAddr+"/api/v1/credentials/rotate")...)
+			if said != c.http {
+				t.Errorf("%s beside a key: curl hears %s, want %s", c.name, said, c.http)
+			}
+		}
+	}
+}
+
 // wantWrittenDown fails unless the audit log says of every one why it was
 // refused, once for each time that it was shown.
 func (p *prober) wantWrittenDown(all []shown) {
@@ -286,23 +325,30 @@ func (p *prober) handshake(pair *tls.Certificate) string {
 	return strings.Join(slices.Compact(heard), ", ")
 }
 
+// files are the arguments with which curl and the Mosquitto clients show a
+// certificate; none for nil.
+func (k *tools) files(pair *tls.Certificate) []string {
+	k.t.Helper()
+	if pair == nil {
+		return nil
+	}
+	key, err := x509.MarshalPKCS8PrivateKey(pair.PrivateKey)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	var chain strings.Builder
+	for _, der := range pair.Certificate {
+		chain.WriteString(pemOf(pemCertificate, der))
+	}
+	return []string{"--cert", k.file(chain.String()), "--key", k.file(pemOf(pemKey, key))}
+}
+
 // turnedAway is how mosquitto_sub and curl end with a certificate that counts for
 // nothing; nil for without one.
 func (k *tools) turnedAway(id string, pair *tls.Certificate) string {
 	k.t.Helper()
 	host, port, _ := strings.Cut(k.box.mqttsAddr, ":")
-	var files []string
-	if pair != nil {
-		key, err := x509.MarshalPKCS8PrivateKey(pair.PrivateKey)
-		if err != nil {
-			k.t.Fatal(err)
-		}
-		var chain []byte
-		for _, der := range pair.Certificate {
-			chain = append(chain, pemOf(pemCertificate, der)...)
-		}
-		files = []string{"--cert", k.file(string(chain)), "--key", k.file(pemOf(pemKey, key))}
-	}
+	files := k.files(pair)
 	args := append([]string{"-h", host, "-p", port, "--cafile", k.root, "-i", id, "-W", "20", "-E", "-t", "devices/" + id + "/commands"}, files...)
 	asClaimant, first := k.run("mosquitto_sub", args...)
 	asDevice, second := k.run("mosquitto_sub", append(args, "-u", id)...)

@@ -410,3 +410,37 @@ func TestNewKeyBeforeTheAnswerIsStored(t *testing.T) {
 		t.Error("the second certificate does not log in")
 	}
 }
+
+// TestOneNonceAtOnce: a device that is impatient, on both faces, is one device
+// with one credential.
+func TestOneNonceAtOnce(t *testing.T) {
+	t.Parallel()
+	b := startBox(t)
+	for n, v := range victims(t, b) {
+		if v.nonce == "" {
+			continue
+		}
+		said := make(chan string, 16)
+		var claims sync.WaitGroup
+		for i := range cap(said) {
+			claims.Go(func() {
+				a, err := over([]string{"mqtt", "http"}[i%2], b.httpAddr, b.mqttAddr, v.body)
+				if err != nil {
+					t.Errorf("%s: %v", v.name, err)
+				}
+				said <- a.body
+			})
+		}
+		claims.Wait()
+		first := <-said
+		identityOf(t, v.kind, first, v.key)
+		for range cap(said) - 1 {
+			if other := <-said; other != first {
+				t.Errorf("%s: one hears %s\nand another %s", v.name, first, other)
+			}
+		}
+		if got := uint64(len(b.devices())); got != b.status().Outbox["prov"].Appended || got != uint64(n/2)+1 {
+			t.Errorf("%s: %d devices, told %d times", v.name, got, b.status().Outbox["prov"].Appended)
+		}
+	}
+}

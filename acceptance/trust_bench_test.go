@@ -109,6 +109,7 @@ func startGuessing(b *testing.B, box *box) *guessing {
 	for source := range attackSources {
 		dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 1, byte(source+1))}}
 		g.work.Go(func() {
+			within(time.Duration(source)*time.Second/attackRate, ctx.Done()) // not all at once: it is a rate
 			each(ctx, time.Second*attackSources/attackRate, func(i int) {
 				if !g.on.Load() {
 					return
