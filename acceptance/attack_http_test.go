@@ -91,10 +91,10 @@ func holdOut(t *testing.T, d *entrance, what string, said []byte) {
 	wantCut(t, conn, what)
 }
 
-// floodConnections connects as often as it can, says nothing or nonsense, and
-// goes away; some stay.
+// floodConnections connects as often as it can, says nonsense, or shakes hands
+// to the end, and goes away; some stay.
 func floodConnections(t *testing.T, s *siege) {
-	const each, stay = 600, 100
+	const each, stay, handshakes = 600, 100, 100
 	var floods sync.WaitGroup
 	for _, d := range append(append([]*entrance{}, s.mqtt...), s.http...) {
 		raw := &entrance{name: d.name, addr: d.addr}
@@ -109,6 +109,18 @@ func floodConnections(t *testing.T, s *siege) {
 						return
 					}
 					_, _ = io.WriteString(conn, "\x16\x03\x01nonsense\r\n\r\n") // or not
+					conn.Close()
+				}
+			})
+		}
+		if d.secure != nil {
+			floods.Go(func() {
+				for range handshakes {
+					conn, err := d.reach(from)
+					if err != nil {
+						t.Errorf("%s: %v", d.name, err)
+						return
+					}
 					conn.Close()
 				}
 			})

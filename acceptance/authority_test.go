@@ -161,9 +161,9 @@ func (p plantCA) serves(dir string) []byte {
 
 // servedFrom are the lines of a configuration whose listeners serve what is in
 // those folders.
-func servedFrom(http, mqtt string) string {
+func servedFrom(forHTTP, forMQTT string) string {
 	const files = "%s:\n  cert_file: %s/cert.pem\n  key_file: %[2]s/key.pem\n"
-	return fmt.Sprintf(files, "http", http) + fmt.Sprintf(files, "mqtt", mqtt)
+	return fmt.Sprintf(files, "http", forHTTP) + fmt.Sprintf(files, "mqtt", forMQTT)
 }
 
 // adopt puts the box under the plant until that time.
@@ -242,9 +242,9 @@ func TestListenersTakeNewCertificates(t *testing.T) {
 		t.Skip("files are looked at every 10 seconds")
 	}
 	t.Parallel()
-	p, http, mqtt := newPlantCA(t), t.TempDir(), t.TempDir()
-	old := map[string][]byte{"http": p.serves(http), "mqtt": p.serves(mqtt)}
-	b := newBox(t, "--config", quickConfig(t, servedFrom(http, mqtt))).secure()
+	p, forHTTP, forMQTT := newPlantCA(t), t.TempDir(), t.TempDir()
+	old := map[string][]byte{"http": p.serves(forHTTP), "mqtt": p.serves(forMQTT)}
+	b := newBox(t, "--config", quickConfig(t, servedFrom(forHTTP, forMQTT))).secure()
 	b.start()
 	served := func(addr string) []byte {
 		t.Helper()
@@ -258,8 +258,8 @@ func TestListenersTakeNewCertificates(t *testing.T) {
 	if !bytes.Equal(served(b.httpsAddr), old["http"]) || !bytes.Equal(served(b.mqttsAddr), old["mqtt"]) {
 		t.Fatal("it serves other certificates than those of its files")
 	}
-	p.write(filepath.Join(http, "key.pem"), pemKey, []byte("broken"))
-	renewed := p.serves(mqtt)
+	p.write(filepath.Join(forHTTP, "key.pem"), pemKey, []byte("broken"))
+	renewed := p.serves(forMQTT)
 	until(t, "the listener serves the new certificate", func() bool { return bytes.Equal(served(b.mqttsAddr), renewed) })
 	until(t, "the alarm", func() bool { return b.alarm("certificate_files") > 0 })
 	if !bytes.Equal(served(b.httpsAddr), old["http"]) {

@@ -21,7 +21,7 @@ const revokeWithin = time.Second
 var credentialKinds = []struct {
 	name, kind string
 	algorithm  []string
-	brief      bool // claim and log in, over one face
+	brief      bool // no rotations, and over one face
 }{
 	{name: "api_key", kind: kindAPIKey},
 	{name: "psk", kind: kindPSK},

@@ -73,6 +73,7 @@ type Broker struct {
 	clones     clones
 	crowd      *crowd.Crowd  // those that have not logged in as a device
 	turns      chan struct{} // taken by handshakes that compute
+	panics     panics
 
 	// ctx is what hooks run under: mochi's have none. Cancelled when Run
 	// gives up waiting for the claims that have begun.
@@ -105,6 +106,7 @@ func New(cfg Config, claims Claims, devices Devices, logger *slog.Logger) (*Brok
 		clones:     newClones(),
 		crowd:      crowd.New(cfg.MaxPerSource, crowd.Loopback),
 		turns:      make(chan struct{}, cfg.MaxHandshakes),
+		panics:     panics{most: panicsSaid},
 		stopped:    make(chan struct{}),
 		conns:      map[*conn]struct{}{},
 	}

@@ -1,13 +1,10 @@
 package broker
 
 import (
-	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -163,10 +160,4 @@ func (b *Broker) drop(c *conn) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	delete(b.conns, c)
-}
-
-// logPanic reports a panic without its value, which may quote a packet (P5).
-func (b *Broker) logPanic(where string, v any) {
-	b.log.LogAttrs(context.Background(), slog.LevelError, "panicked", slog.String("where", where),
-		slog.String("panic_type", fmt.Sprintf("%T", v)), slog.String("stack", string(debug.Stack())))
 }

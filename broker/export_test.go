@@ -34,6 +34,12 @@ func (b *Broker) Known(id edgeclaim.DeviceID) bool {
 // Clients is how many mochi has on its map.
 func (b *Broker) Clients() int { return b.server.Clients.Len() }
 
+// PanicsSaid is how many panics are logged in a minute.
+const PanicsSaid = panicsSaid
+
+// SayPanics has so many of them logged.
+func (b *Broker) SayPanics(most int) { b.panics.most = most }
+
 // Framer is the one of a connection.
 type Framer struct{ f framer }
 

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"os"
 	"runtime"
@@ -53,6 +54,7 @@ func newWard(f *testing.F) *ward {
 		}
 	})
 	w.b = b
+	b.SayPanics(math.MaxInt)
 	w.near = device(f, b, mqttwire.V5, deviceID(f, nearBy))
 	subscribe(f, w.near, 0x01, "devices/"+deviceID(f, nearBy).String()+"/commands")
 	return w

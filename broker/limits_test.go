@@ -183,6 +183,25 @@ func TestPacketThatPanics(t *testing.T) {
 	}
 }
 
+// Who makes mochi's decoder panic again and again does not fill the log.
+func TestPanicsAreNotAllSaid(t *testing.T) {
+	var log safeBuffer
+	b, stop := run(t, &rule{}, nil, slog.New(slog.NewTextHandler(&log, nil)))
+	for range broker.PanicsSaid + 5 {
+		c := claimant(t, b, mqttwire.V5)
+		if err := c.Send([]byte("\x82\x08\x00\x01\x00\x00\x03abc")); err != nil {
+			t.Fatal(err)
+		}
+		hungUp(t, c, 0)
+	}
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	if said := strings.Count(log.String(), "msg=panicked"); said != broker.PanicsSaid {
+		t.Errorf("%d panics in the log, want %d", said, broker.PanicsSaid)
+	}
+}
+
 // Whoever does not say CONNECT in time, in one piece or at all, goes.
 func TestConnectTimeout(t *testing.T) {
 	b := start(t, &rule{}, func(c *broker.Config) { c.ConnectTimeout = 200 * time.Millisecond })

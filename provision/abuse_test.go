@@ -266,6 +266,39 @@ func TestRefusalsDoNotFillTheLog(t *testing.T) {
 	}
 }
 
+// TestFailuresDoNotFillTheLog: nor do claims that could not be decided, and those
+// whose asker went away say nothing.
+func TestFailuresDoNotFillTheLog(t *testing.T) {
+	var lines bytes.Buffer
+	r := newRig(t)
+	var outcomes []provision.Outcome
+	service := provision.New(provision.Config{
+		Observe: func(_ edgeclaim.Via, o provision.Outcome, _ time.Duration) { outcomes = append(outcomes, o) },
+	}, provision.Parts{Store: r.store, Clock: r.clock}, slog.New(slog.NewTextHandler(&lines, nil)))
+	ask := askFrom("192.0.2.1", claimOf(r.key(nil), "H"), t)
+	gone, leave := context.WithCancel(t.Context())
+	leave()
+	for range 10 {
+		if a := service.Answer(gone, ask); a.Code != edgeclaim.CodeUnavailable {
+			t.Fatalf("answer %s", a.Body)
+		}
+	}
+	if lines.Len() > 0 || outcomes[9] != provision.OutcomeUnavailable {
+		t.Errorf("outcome %s, and logged of askers that went away:\n%s", outcomes[9], lines.String())
+	}
+	if r.closed = true; r.store.Close() != nil {
+		t.Fatal("close")
+	}
+	start := time.Now()
+	for range 500 {
+		service.Answer(t.Context(), ask)
+	}
+	seconds := int(time.Since(start)/time.Second) + 2
+	if got := strings.Count(lines.String(), "request not decided"); got > 20*seconds || got < 20 {
+		t.Errorf("%d lines in %d seconds", got, seconds)
+	}
+}
+
 // TestUnconfirmed: a credential that nobody used is told of once, and again when
 // another took its place.
 func TestUnconfirmed(t *testing.T) {
@@ -311,7 +344,8 @@ func TestUnconfirmed(t *testing.T) {
 	}
 }
 
-// TestManyUnconfirmed: a hundred one by one, and how many more there are.
+// TestManyUnconfirmed: a hundred one by one, and how many more there are on each
+// page; a box that stops in between tells nobody less.
 func TestManyUnconfirmed(t *testing.T) {
 	r := newRig(t)
 	key := r.key(nil)
@@ -325,14 +359,23 @@ func TestManyUnconfirmed(t *testing.T) {
 	}
 	wg.Wait()
 	r.pass(25 * time.Hour)
-	r.Sweep(t.Context())
+	stopped, stop := context.WithCancel(t.Context())
+	stop()
+	r.SweepPage(stopped)
+	if got := len(r.records(edgeclaim.LaneEvt)); got != 0 {
+		t.Errorf("%d records of a box that stops", got)
+	}
+	r.SweepPage(t.Context())
 	records := r.records(edgeclaim.LaneEvt)
-	if len(records) != 101 || !bytes.Contains(records[100].Data, []byte(`"count":1000`)) {
+	if len(records) != 101 || !bytes.Contains(records[100].Data, []byte(`"count":900`)) {
 		t.Fatalf("%d records, the last %s", len(records), records[len(records)-1].Data)
 	}
-	r.Sweep(t.Context())
-	if got := len(r.records(edgeclaim.LaneEvt)); got != 101 {
-		t.Errorf("%d records after another look", got)
+	r.restart()
+	for range 2 {
+		r.Sweep(t.Context())
+		if got := len(r.records(edgeclaim.LaneEvt)); got != 201 { // the second page's hundred one by one
+			t.Errorf("%d records after another look", got)
+		}
 	}
 }
 

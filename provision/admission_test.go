@@ -254,8 +254,13 @@ func TestManifest(t *testing.T) {
 	if removed, err := r.RemoveManifest(t.Context(), template.ID, []edgeclaim.HardwareID{hardwareOf(t, "H1"), hardwareOf(t, "H9")}); err != nil || removed != 1 {
 		t.Fatal(removed, err)
 	}
-	r.wantDenied(r.claim(key.Secret, "H1"), edgeclaim.ReasonNotListed)
+	// What is known stays known, until its hardware has to claim anew.
+	r.wantKnown(r.claim(key.Secret, "H1"), first.DeviceID)
 	r.wantLogin(first.id(t), first.APIKey)
+	if _, err := r.Release(r.operator(), first.id(t), false); err != nil {
+		t.Fatal(err)
+	}
+	r.wantDenied(r.claim(key.Secret, "H1"), edgeclaim.ReasonNotListed)
 	// Another template's list is another list.
 	r.wantMinted(r.claim(r.key(nil), "H4"))
 	if left, err := r.Manifest(t.Context(), template.ID, edgeclaim.HardwareID{}, 10); err != nil || len(left) != 1 || left[0].Hardware.String() != "H2" {

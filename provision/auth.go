@@ -37,6 +37,10 @@ func (s *Service) Admit(ctx context.Context, l edgeclaim.Login) (edgeclaim.Admis
 		s.logger.Warn("first use of a credential not noted", "device_id", in.device.ID, "err", err)
 		return in.Admission, nil
 	}
+	// Over MQTT the new session takes the place of the old one by itself.
+	if !in.dropped.IsZero() && l.Via != edgeclaim.ViaMQTT {
+		s.cfg.Shorten(in.device.ID, in.dropped, 0)
+	}
 	return confirmed, nil
 }
 
@@ -45,6 +49,9 @@ type login struct {
 	edgeclaim.Admission
 	presented
 	device edgeclaim.Device
+	// dropped is the credential that its first use made void; zero for none. Set
+	// by confirm.
+	dropped edgeclaim.KeyHash
 }
 
 func (s *Service) identify(ctx context.Context, l *edgeclaim.Login) (login, error) {
@@ -156,6 +163,7 @@ func (s *Service) confirm(ctx context.Context, in *login) (edgeclaim.Admission, 
 	var noted bool
 	device, err := s.store.ChangeDevice(ctx, in.device.ID, func(d *edgeclaim.Device) (*edgeclaim.Record, error) {
 		var ok bool
+		in.dropped = edgeclaim.KeyHash{}
 		if a, ok = in.match(d); !ok {
 			return nil, edgeclaim.ErrUnauthenticated
 		}
@@ -164,6 +172,7 @@ func (s *Service) confirm(ctx context.Context, in *login) (edgeclaim.Admission, 
 		}
 		d.Credential.ConfirmedAt, d.Mint, d.Told = in.now, nil, false
 		if !in.now.Before(d.PreviousUntil) {
+			in.dropped = d.Previous.Hash
 			d.Previous, d.PreviousUntil = edgeclaim.Credential{}, time.Time{}
 		}
 		return nil, nil

@@ -39,8 +39,11 @@ func (s *Service) fail(ask *edgeclaim.Ask, err error) edgeclaim.Answer {
 	switch {
 	case f.code == edgeclaim.CodePermissionDenied, throttled != nil && throttled.refused:
 		waitUntil(ask.ReceivedAt.Add(edgeclaim.RefusalDelay))
+	case errors.Is(err, context.Canceled): // the asker went away: nobody's fault, and a stranger may do it all day
 	case f.code == edgeclaim.CodeInternal, f.code == edgeclaim.CodeUnavailable:
-		s.logger.Error("request not decided", "via", ask.Via, "source", ask.Source, "err", err)
+		if say, unsaid := s.failureLog.take(time.Now()); say {
+			s.logger.Error("request not decided", "via", ask.Via, "source", ask.Source, "err", err, "unsaid", unsaid)
+		}
 	default: // told to the asker, who can mend it
 	}
 	a := s.refuse(f, ask.Format, ask.Via == edgeclaim.ViaMQTT && f.code == edgeclaim.CodeResourceExhausted)
@@ -257,7 +260,7 @@ func (s *Service) admitPace(p *edgeclaim.Present, next next, at time.Time) (give
 		if wait := s.rotations.take(p.Known.ID, at); wait > 0 {
 			return nil, &throttledError{wait: wait}
 		}
-		return func() {}, nil
+		return func() { s.rotations.giveBack(p.Known.ID, at) }, nil
 	}
 	key, limit := p.Grant.Key.ID, p.Grant.Template.MaxClaimsPerMinute
 	if wait, ok := s.pace.take(key, limit, at); !ok {

@@ -111,8 +111,8 @@ type unconfirmed struct {
 	IssuedAt time.Time `json:"issued_at"`
 }
 
-// unconfirmedMore is the data of the record that stands for all above a sweep's
-// limit: it is about no device.
+// unconfirmedMore is the data of the record that stands for all of a page above
+// a sweep's limit: it is about no device.
 type unconfirmedMore struct {
 	Count uint64 `json:"count"`
 	BoxID string `json:"box_id"`

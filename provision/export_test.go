@@ -43,6 +43,9 @@ func (s *Service) Sweep(ctx context.Context) {
 	}
 }
 
+// SweepPage looks through one page of them.
+func (s *Service) SweepPage(ctx context.Context) { s.sweepPage(ctx) }
+
 // DecodeRenewal decodes and validates a device's wish for another credential,
 // its CSR too.
 func (s *Service) DecodeRenewal(ctx context.Context, body []byte, format edgeclaim.Format) (csr []byte, err error) {

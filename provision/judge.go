@@ -19,7 +19,7 @@ const (
 	// doMint: a credential for new hardware, or for released.
 	doMint
 	// doReissue: another certificate for hardware whose first one was never
-	// used, and that has another key pair by now.
+	// used, and has ended, or is for another key pair than it has by now.
 	doReissue
 )
 
@@ -38,7 +38,7 @@ func (s *Service) judge(c *claim, p *edgeclaim.Present) (judgement, error) {
 		return judgement{reason: reason}, err
 	}
 	switch {
-	case p.Known != nil && p.Known.Status == edgeclaim.DeviceActive:
+	case active(p.Known):
 		again, found := s.repeat(p.Known, c.order(p))
 		if found == repeatOther {
 			return judgement{next: doReissue}, nil
@@ -80,10 +80,17 @@ func (s *Service) refusal(c *claim, p *edgeclaim.Present) (edgeclaim.Reason, err
 			return reason, nil
 		}
 	}
-	if p.Grant.Template.AllowList && p.Listed == nil {
+	// A list that was changed later takes nothing from a device that is known: it
+	// may not have heard its answer yet.
+	if p.Grant.Template.AllowList && p.Listed == nil && !active(p.Known) {
 		return edgeclaim.ReasonNotListed, nil
 	}
 	return "", nil
+}
+
+// active reports whether a hardware is a device's that has a credential.
+func active(known *edgeclaim.Device) bool {
+	return known != nil && known.Status == edgeclaim.DeviceActive
 }
 
 // needsApproval reports whether an operator has to let new hardware through.
@@ -98,7 +105,7 @@ func needsApproval(p *edgeclaim.Present) bool {
 // order is what the claim's credential is made, or said again, from.
 func (c *claim) order(p *edgeclaim.Present) *order {
 	kind := p.Grant.Template.Credential
-	if p.Known != nil && p.Known.Status == edgeclaim.DeviceActive {
+	if active(p.Known) {
 		kind = p.Known.Credential.Type // of an earlier template's, perhaps
 	}
 	return &order{

@@ -149,7 +149,7 @@ const (
 	// repeatSame: the credential, once more.
 	repeatSame
 	// repeatOther: it is the nonce, and the device has another key pair by now,
-	// so that it needs another certificate.
+	// or the certificate has ended, so that it needs another one.
 	repeatOther
 )
 
@@ -170,6 +170,9 @@ func (s *Service) repeat(d *edgeclaim.Device, o *order) (said, repetition) {
 	}
 	if !proof(derived).Equal(d.Mint.Proof) {
 		return said{}, repeatNothing
+	}
+	if end := d.Credential.NotAfter; !o.now.Before(end) { // nobody could use it any more
+		return said{}, repeatOther
 	}
 	again := said{kind: o.kind, certificate: d.Mint.Certificate, chain: d.Mint.Chain}
 	if o.csr == nil {

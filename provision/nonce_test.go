@@ -221,6 +221,35 @@ func TestAnotherKeyPair(t *testing.T) {
 	t.Error("certificates without end")
 }
 
+// TestLostCertificateThatEnded: a device that lay on a shelf for longer than its
+// unheard certificate lived is no brick: it gets another one.
+func TestLostCertificateThatEnded(t *testing.T) {
+	for name, csr := range map[string]string{"made here": "", "csr": csrPEM(t, newSigner(t))} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			body := claimOf(r.keyOf(edgeclaim.CredentialX509), "H").with("claim_nonce", nonceA)
+			if csr != "" {
+				body = body.with("csr", csr)
+			}
+			lost := r.wantMinted(r.ask(body.json(t)))
+			r.pass(provision.DefaultX509Validity - time.Second)
+			if again := r.ask(body.json(t)); again.raw != lost.raw {
+				t.Errorf("in its time: %s", again.raw)
+			}
+			r.pass(time.Second)
+			again := r.wantMinted(r.ask(body.json(t)))
+			if again.DeviceID != lost.DeviceID || again.Certificate == lost.Certificate {
+				t.Errorf("afterwards: %s", again.raw)
+			}
+			if _, err := r.enter(again); err != nil {
+				t.Errorf("log-in: %v", err)
+			}
+			wantTypes(t, r.records(edgeclaim.LaneProv), edgeclaim.TypeDeviceProvisioned, edgeclaim.TypeCredentialRotated)
+			r.wantKnown(r.ask(body.json(t)), lost.DeviceID)
+		})
+	}
+}
+
 // TestAnotherNonceIsSuspicious, where nobody has used the credential: once told,
 // and never locks anybody out.
 func TestAnotherNonceIsSuspicious(t *testing.T) {

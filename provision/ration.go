@@ -2,6 +2,7 @@ package provision
 
 import (
 	"container/list"
+	"slices"
 	"sync"
 	"time"
 )
@@ -52,4 +53,18 @@ func (r *ration[K]) take(name K, now time.Time) time.Duration {
 	p.taken = append(p.taken, now)
 	r.order.MoveToFront(element)
 	return 0
+}
+
+// giveBack undoes a take of which nothing came.
+func (r *ration[K]) giveBack(name K, at time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	element, ok := r.byKey[name]
+	if !ok { // forgotten meanwhile
+		return
+	}
+	p := element.Value.(*portion[K])
+	if i := slices.IndexFunc(p.taken, at.Equal); i >= 0 {
+		p.taken = slices.Delete(p.taken, i, i+1)
+	}
 }

@@ -72,9 +72,10 @@ func (s *Service) deny(reason edgeclaim.Reason, c *claim, present *edgeclaim.Pre
 	return &edgeclaim.Refusal{Reason: reason}
 }
 
-// refusalsLogged is how many refusals are logged one by one in a second: a
-// stranger must not fill the disk that the log is on. The others are counted
-// into the next line, and all of them are in the audit log.
+// refusalsLogged is how many refusals are logged one by one in a second, and how
+// many claims that could not be decided: a stranger must not fill the disk that
+// the log is on. The others are counted into the next line, and all refusals
+// are in the audit log.
 const refusalsLogged = 20
 
 // lineBudget bounds the lines of a log by the second.
@@ -113,7 +114,7 @@ func outcomeOf(err error) Outcome {
 		return OutcomeThrottled
 	case errors.Is(err, edgeclaim.ErrWaiting):
 		return OutcomeWaiting
-	case errors.Is(err, edgeclaim.ErrUnavailable):
+	case errors.Is(err, edgeclaim.ErrUnavailable), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return OutcomeUnavailable
 	default:
 		return OutcomeInternal

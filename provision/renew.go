@@ -99,20 +99,30 @@ func (s *Service) renewWith(ctx context.Context, ask *edgeclaim.RotateAsk, e *ex
 	if what == turnSame {
 		return fitting(ask.Format, again.body(id, ask.Format, e.requestID, device.PreviousUntil), ask.Room)
 	}
-	if wait := s.rotations.take(id, time.Now()); wait > 0 {
+	at := time.Now() // monotonic
+	if wait := s.rotations.take(id, at); wait > 0 {
 		return nil, &throttledError{wait: wait}
 	}
-	made, err := s.make(&o)
+	body, err := s.renewNow(ctx, ask, e, &o)
+	if err != nil { // a box that cannot now is not to say "too often" later
+		s.rotations.giveBack(id, at)
+	}
+	return body, err
+}
+
+// renewNow makes another credential and stores it.
+func (s *Service) renewNow(ctx context.Context, ask *edgeclaim.RotateAsk, e *extras, o *order) ([]byte, error) {
+	made, err := s.make(o)
 	if err != nil {
 		return nil, err
 	}
 	put := replacement{made: made, now: o.now, overlap: s.cfg.DeviceOverlap, by: edgeclaim.RotatorDevice}
 	until := o.now.Add(put.overlap)
-	body, err := fitting(ask.Format, made.said.body(id, ask.Format, e.requestID, until), ask.Room)
+	body, err := fitting(ask.Format, made.said.body(o.device, ask.Format, e.requestID, until), ask.Room)
 	if err != nil {
 		return nil, err
 	}
-	return s.replace(ctx, &renewing{ask: ask, order: &o, put: &put, body: body, requestID: e.requestID})
+	return s.replace(ctx, &renewing{ask: ask, order: o, put: &put, body: body, requestID: e.requestID})
 }
 
 // renewing is a device's new credential on its way into the store.
@@ -142,6 +152,7 @@ func (s *Service) replace(ctx context.Context, r *renewing) ([]byte, error) {
 			return r.put.apply(s, d)
 		default:
 			d.PreviousUntil = r.order.now.Add(r.put.overlap)
+			r.put.old = d.Previous // whose session may have had no end, see match
 			return r.put.install(s, d)
 		}
 	})

@@ -48,8 +48,8 @@ type replacement struct {
 	now     time.Time
 	overlap time.Duration
 	by      edgeclaim.Rotator
-	// dropped and old are the credentials that it made void or will: set by
-	// apply.
+	// dropped and old are the credentials that it made void or will: set within
+	// the transaction.
 	dropped, old edgeclaim.Credential
 }
 

@@ -143,6 +143,53 @@ func TestRenewLostAnswer(t *testing.T) {
 	}
 }
 
+// TestOldSessionsEnd: a session by a credential that goes on beyond its overlap,
+// because its successor was never used, has no end; it gets one with the next
+// rotation, and ends where the successor's first use makes it void.
+func TestOldSessionsEnd(t *testing.T) {
+	late := func(t *testing.T) (r *rig, lost said, by edgeclaim.Admission) {
+		r = newRig(t)
+		old, by := r.born(edgeclaim.CredentialAPIKey, "H")
+		lost = r.wantMinted(r.renew(by, nil))
+		r.pass(2 * provision.DefaultDeviceOverlap)
+		by = r.wantLogin(old.id(t), old.APIKey)
+		if by.ValidFor != 0 {
+			t.Fatalf("let in for %s", by.ValidFor)
+		}
+		r.shorter = nil
+		return r, lost, by
+	}
+	use := func(r *rig, s said, via edgeclaim.Via) {
+		r.t.Helper()
+		if _, err := r.Admit(r.t.Context(), edgeclaim.Login{Device: s.id(r.t), Key: edgeclaim.NewSecret(s.APIKey), Via: via}); err != nil {
+			r.t.Error(err)
+		}
+	}
+	want := func(r *rig, want ...shortened) {
+		r.t.Helper()
+		if fmt.Sprint(r.shorter) != fmt.Sprint(want) {
+			r.t.Errorf("sessions shortened: %v, want %v", r.shorter, want)
+		}
+	}
+	t.Run("used", func(t *testing.T) {
+		r, lost, by := late(t)
+		use(r, lost, edgeclaim.ViaHTTP)
+		want(r, shortened{by.Device, by.Credential, 0})
+		use(r, lost, edgeclaim.ViaHTTP)
+		want(r, shortened{by.Device, by.Credential, 0})
+	})
+	t.Run("used over MQTT", func(t *testing.T) { // which takes over
+		r, lost, _ := late(t)
+		use(r, lost, edgeclaim.ViaMQTT)
+		want(r)
+	})
+	t.Run("rotated", func(t *testing.T) {
+		r, _, by := late(t)
+		r.wantMinted(r.renew(by, nil))
+		want(r, shortened{by.Device, by.Credential, provision.DefaultDeviceOverlap})
+	})
+}
+
 // TestRenewByAStolenSession: what a thief with a copy of the credential can do,
 // and what it cannot. The owner is let in for the whole overlap, and the box
 // says what it saw.
@@ -224,6 +271,43 @@ func TestRenewIsBounded(t *testing.T) {
 	if s := r.renew(by2, nil); s.DeviceID != other.DeviceID {
 		t.Errorf("another device: %s", s.raw)
 	}
+}
+
+// TestRenewThatFailedIsNotCounted: a box that cannot store is not to put the
+// device off for an hour afterwards.
+func TestRenewThatFailedIsNotCounted(t *testing.T) {
+	r := newRig(t)
+	_, by := r.born(edgeclaim.CredentialAPIKey, "H")
+	store := &failingStore{Store: r.store, full: true}
+	service := provision.New(provision.Config{BoxID: "box", Site: "site", BoxKey: r.store.BoxKey()},
+		provision.Parts{Store: store, Clock: r.clock}, discard())
+	renew := func() edgeclaim.Answer {
+		return service.Renew(t.Context(), edgeclaim.RotateAsk{By: by, Ask: edgeclaim.Ask{Format: edgeclaim.FormatJSON, ReceivedAt: time.Now()}})
+	}
+	for range 7 {
+		if a := renew(); a.Code != edgeclaim.CodeUnavailable {
+			t.Fatalf("answer %s, want unavailable", a.Body)
+		}
+	}
+	store.full = false
+	if a := renew(); a.Code != 0 {
+		t.Errorf("answer %s", a.Body)
+	}
+}
+
+// failingStore is a store whose disk is full at times.
+type failingStore struct {
+	provision.Store
+	full bool
+}
+
+func (s *failingStore) ChangeDevice(ctx context.Context, id edgeclaim.DeviceID,
+	change func(*edgeclaim.Device) (*edgeclaim.Record, error),
+) (edgeclaim.Device, error) {
+	if s.full {
+		return edgeclaim.Device{}, edgeclaim.ErrUnavailable
+	}
+	return s.Store.ChangeDevice(ctx, id, change)
 }
 
 func TestRenewMalformed(t *testing.T) {

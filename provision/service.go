@@ -283,6 +283,7 @@ type Service struct {
 	// Not yet told upstream, and how much of it is said in the log.
 	refused    tally
 	refusalLog lineBudget
+	failureLog lineBudget
 	alarms     alarms
 	alarmLog   *ration[alarmKey]
 

@@ -23,7 +23,6 @@ const (
 type sweep struct {
 	after edgeclaim.DeviceID // the last device looked at; zero: at the start
 	told  int
-	more  uint64 // above sweepRecords
 }
 
 // sweepPage looks at one page of devices, and says when to look at the next.
@@ -35,16 +34,22 @@ func (s *Service) sweepPage(ctx context.Context) time.Duration {
 		return sweepEvery
 	}
 	now := s.clock.Now()
+	var rest []*edgeclaim.Device
 	for i := range page {
-		if s.overdue(&page[i], now) {
+		switch {
+		case !s.overdue(&page[i], now):
+		case s.sweep.told >= sweepRecords:
+			rest = append(rest, &page[i])
+		default:
 			s.tellUnconfirmed(ctx, &page[i])
 		}
 	}
+	s.tellRest(ctx, rest)
 	if len(page) == sweepDevices {
 		s.sweep.after = page[len(page)-1].ID
 		return sweepPause
 	}
-	s.endSweep(ctx)
+	s.endSweep()
 	return sweepEvery
 }
 
@@ -58,12 +63,39 @@ func (s *Service) overdue(d *edgeclaim.Device, now time.Time) bool {
 // tellUnconfirmed tells of one device. It is told before it is noted that it
 // was: twice is harmless, never is not.
 func (s *Service) tellUnconfirmed(ctx context.Context, d *edgeclaim.Device) {
-	if s.sweep.told >= sweepRecords {
-		s.sweep.more++
-	} else if err := s.appendUnconfirmed(ctx, d); err != nil {
+	if ctx.Err() != nil { // the next life looks again
+		return
+	}
+	if err := s.appendUnconfirmed(ctx, d); err != nil {
 		s.logger.Warn("unconfirmed device not told yet", "device_id", d.ID, "err", err)
 		return
 	}
+	s.noteTold(ctx, d)
+}
+
+// tellRest tells of those of a page that are above a sweep's limit by their
+// number, before it is noted too.
+func (s *Service) tellRest(ctx context.Context, rest []*edgeclaim.Device) {
+	if len(rest) == 0 || ctx.Err() != nil {
+		return
+	}
+	record, err := s.record(edgeclaim.LaneEvt, edgeclaim.TypeDeviceUnconfirmed, unconfirmedMore{
+		Count: uint64(len(rest)), BoxID: s.cfg.BoxID, Site: s.cfg.Site,
+	})
+	if err == nil {
+		err = s.store.Append(ctx, *record)
+	}
+	if err != nil {
+		s.logger.Warn("unconfirmed devices not told yet", "count", len(rest), "err", err)
+		return
+	}
+	for _, d := range rest {
+		s.noteTold(ctx, d)
+	}
+}
+
+// noteTold keeps a device from being told of again.
+func (s *Service) noteTold(ctx context.Context, d *edgeclaim.Device) {
 	s.sweep.told++
 	issued := d.Credential.IssuedAt
 	_, err := s.store.ChangeDevice(ctx, d.ID, func(d *edgeclaim.Device) (*edgeclaim.Record, error) {
@@ -72,7 +104,7 @@ func (s *Service) tellUnconfirmed(ctx context.Context, d *edgeclaim.Device) {
 		}
 		return nil, nil
 	})
-	if err != nil {
+	if err != nil && ctx.Err() == nil {
 		s.logger.Warn("unconfirmed device not noted as told", "device_id", d.ID, "err", err)
 	}
 	s.alarm(edgeclaim.AlarmUnconfirmed, edgeclaim.KeyID{})
@@ -89,19 +121,8 @@ func (s *Service) appendUnconfirmed(ctx context.Context, d *edgeclaim.Device) er
 	return s.store.Append(ctx, *record)
 }
 
-// endSweep tells how many more there were, and begins anew.
-func (s *Service) endSweep(ctx context.Context) {
-	if s.sweep.more > 0 {
-		record, err := s.record(edgeclaim.LaneEvt, edgeclaim.TypeDeviceUnconfirmed, unconfirmedMore{
-			Count: s.sweep.more, BoxID: s.cfg.BoxID, Site: s.cfg.Site,
-		})
-		if err == nil {
-			err = s.store.Append(ctx, *record)
-		}
-		if err != nil {
-			s.logger.Warn("unconfirmed devices not told", "count", s.sweep.more, "err", err)
-		}
-	}
+// endSweep begins anew.
+func (s *Service) endSweep() {
 	if s.sweep.told > 0 {
 		s.logger.Warn("devices never used their credentials", "count", s.sweep.told)
 	}

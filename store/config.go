@@ -33,7 +33,8 @@ type Config struct {
 	// the limit, writes fail with ErrUnavailable.
 	MaxBytes int64
 	// ProvMaxRecords and ProvMaxBytes bound the provisioning lane; full, claims
-	// fail with ErrUnavailable (P6). At least 16 records and 1 MiB.
+	// fail with ErrUnavailable (P6), and to revoke, release and swap has a
+	// sixteenth beyond them. At least 16 records and 1 MiB.
 	ProvMaxRecords uint64
 	ProvMaxBytes   uint64
 	// EvtMaxRecords and EvtMaxBytes bound the event lane; full, the oldest

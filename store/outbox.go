@@ -44,7 +44,7 @@ func (b *batch) admit(lane edgeclaim.Lane, r *edgeclaim.Record) ([]byte, error) 
 	if len(value) > MaxRecord {
 		return nil, fmt.Errorf("record of %d bytes, at most %d: %w", len(value), MaxRecord, edgeclaim.ErrInvalid)
 	}
-	if lane == edgeclaim.LaneProv && b.full(lane, 1, uint64(len(value))) {
+	if lane == edgeclaim.LaneProv && b.full(lane, 1, uint64(len(value))) && !b.spared(r, uint64(len(value))) {
 		return nil, fmt.Errorf("provisioning lane is full: %w", edgeclaim.ErrUnavailable)
 	}
 	return value, nil
@@ -55,6 +55,23 @@ func (b *batch) admit(lane edgeclaim.Lane, r *edgeclaim.Record) ([]byte, error) 
 func (b *batch) full(lane edgeclaim.Lane, records, bytes uint64) bool {
 	s := b.state.lane(lane)
 	return s.pending()+s.Held+records > b.db.cfg.maxRecords(lane) || s.Bytes+s.HeldBytes+bytes > b.db.cfg.maxLaneBytes(lane)
+}
+
+// spareShare is which part of the provisioning lane's limits there is beyond
+// them, for what takes a credential away: whoever has a good key can fill the
+// lane with claims, and is not to keep an operator from revoking them.
+const spareShare = 16
+
+// spared reports whether a record may go beyond the limits, and has room there.
+func (b *batch) spared(r *edgeclaim.Record, bytes uint64) bool {
+	switch r.Type {
+	case edgeclaim.TypeCredentialRevoked, edgeclaim.TypeDeviceReleased, edgeclaim.TypeDeviceSwapped:
+		s, cfg := &b.state.Prov, &b.db.cfg
+		return s.pending()+s.Held < cfg.ProvMaxRecords+cfg.ProvMaxRecords/spareShare &&
+			s.Bytes+s.HeldBytes+bytes <= cfg.ProvMaxBytes+cfg.ProvMaxBytes/spareShare
+	default:
+		return false
+	}
 }
 
 // append puts an admitted record at the end of its lane, or, where the device's

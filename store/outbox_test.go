@@ -145,6 +145,49 @@ func TestProvLaneIsNeverDropped(t *testing.T) {
 	}
 }
 
+// TestFullLaneStillRevokes: whoever fills the lane with claims keeps nobody from
+// taking their credentials away, within a bound.
+func TestFullLaneStillRevokes(t *testing.T) {
+	for name, limit := range map[string]func(*store.Config){
+		"records": func(c *store.Config) { c.ProvMaxRecords = 64 },
+		"bytes":   func(c *store.Config) { c.ProvMaxBytes = 1 << 20 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := config(t)
+			limit(&cfg)
+			db := open(t, cfg)
+			k := stock(t, db)
+			claims := uint64(0)
+			for claim(t, db, k, board(int(claims))) == nil {
+				claims++
+			}
+			kinds := []edgeclaim.RecordType{
+				edgeclaim.TypeCredentialRevoked, edgeclaim.TypeDeviceReleased, edgeclaim.TypeDeviceSwapped,
+			}
+			taken := uint64(0)
+			for ; ; taken++ {
+				_, err := db.ChangeDevice(t.Context(), deviceID(t, int(taken)), func(d *edgeclaim.Device) (*edgeclaim.Record, error) {
+					d.Status = edgeclaim.DeviceRevoked
+					r := record(d.ID)
+					r.Type = kinds[int(taken)%len(kinds)]
+					return r, nil
+				})
+				if err != nil {
+					wantErr(t, err, edgeclaim.ErrUnavailable)
+					break
+				}
+			}
+			if taken < claims/16-1 || taken > claims/16+1 {
+				t.Errorf("%d taken away beyond %d claims, want a sixteenth", taken, claims)
+			}
+			wantErr(t, claim(t, db, k, board(int(claims))), edgeclaim.ErrUnavailable)
+			if s := stats(t, db, edgeclaim.LaneProv); s.Dropped != 0 || s.Pending != claims+taken {
+				t.Errorf("lane %+v", s)
+			}
+		})
+	}
+}
+
 type gapData struct {
 	Lane            string
 	From, To, Count uint64

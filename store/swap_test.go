@@ -287,8 +287,10 @@ func TestSwapWithAFullLaneLeavesNothing(t *testing.T) {
 	for n := range 16 {
 		noErr(t, claim(t, db, k, board(n)))
 	}
+	_, err := swap(t, db, derived(t, board(1), 1), "other") // there is room for one beyond the claims
+	noErr(t, err)
 	before := snapshot(t, db)
-	_, err := swap(t, db, derived(t, board(0), 1), "new")
+	_, err = swap(t, db, derived(t, board(0), 1), "new")
 	wantErr(t, err, edgeclaim.ErrUnavailable)
 	wantErr(t, db.Deny(t.Context(), denied(t, "bad", true), record(derived(t, "bad", 1))), edgeclaim.ErrUnavailable)
 	if diff := cmp.Diff(before, snapshot(t, db)); diff != "" {

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"encoding/json"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -40,9 +42,14 @@ device, with a new id.`,
 					return cli.Usagef("--tenant: %v", err)
 				}
 			}
+			if remove && !cmd.Flags().Changed("tenant") {
+				if ask.Tenant, err = a.deniedBy(cmd.Context(), ask.Hardware); err != nil {
+					return err
+				}
+			}
 			if remove {
 				return worded(show(cmd.Context(), a, request{http.MethodDelete, undenyPath(&ask), nil}, a.printDenial),
-					edgeclaim.CodeNotFound, "this hardware is not denied; deny list shows what is")
+					edgeclaim.CodeNotFound, notDenied)
 			}
 			body := struct {
 				Hardware edgeclaim.HardwareID `json:"hardware_id"`
@@ -53,11 +60,39 @@ device, with a new id.`,
 	}
 	f := c.Flags()
 	f.StringVar(&hardware, "hardware-id", "", "hardware that is refused")
-	f.StringVar(&tenant, "tenant", "", "tenant it is refused for (default every one)")
+	f.StringVar(&tenant, "tenant", "", "tenant it is refused for (default every one; with --remove, the one that it is denied for)")
 	f.BoolVar(&remove, "remove", false, "let it claim again")
 	required(c, "hardware-id")
 	c.AddCommand(a.denyListCommand())
 	return c
+}
+
+const notDenied = "this hardware is not denied; deny list shows what is"
+
+// deniedBy returns the one tenant that a hardware is denied for, zero for every
+// one: a board that was swapped out is denied for its own.
+func (a *app) deniedBy(ctx context.Context, hardware edgeclaim.HardwareID) (edgeclaim.TenantID, error) {
+	body, err := newClient(a.dir()).open(ctx, request{http.MethodGet, denyPath, nil})
+	if err != nil {
+		return edgeclaim.TenantID{}, err
+	}
+	defer body.Close() //nolint:errcheck // only read
+	var tenants []edgeclaim.TenantID
+	err = each(body, func(d edgeclaim.Denial) {
+		if d.Hardware == hardware {
+			tenants = append(tenants, d.Tenant)
+		}
+	})
+	switch {
+	case err != nil:
+		return edgeclaim.TenantID{}, err
+	case len(tenants) == 0:
+		return edgeclaim.TenantID{}, &boxError{Code: edgeclaim.CodeNotFound, Message: notDenied, Details: []json.RawMessage{}}
+	case len(tenants) > 1:
+		return edgeclaim.TenantID{}, cli.Usagef("it is denied %d times: say which with --tenant; deny list shows them", len(tenants))
+	default:
+		return tenants[0], nil
+	}
 }
 
 func undenyPath(of *edgeclaim.Denial) string {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -34,17 +35,21 @@ func (a *app) auditVerifyCommand() *cobra.Command {
 left out; the exit code is 1 then. The box may run or not; --dir is a copy of its
 data folder.
 
-Who owns the folder can write all of it anew, or cut off its end. The heads that the
-box told upstream find that: --anchor is one, as "edgehub boxes --json" has it.`,
+Who owns the folder can write all of it anew, or cut off its end. A box that runs
+knows its end, and is asked. Where it does not run, a head that it told upstream
+finds that: --anchor is one, as "edgehub boxes --json" has it.`,
 		Example: `  edgeclaim audit verify
   edgeclaim audit verify --dir /media/copy --anchor head.json`,
-		RunE: func(*cobra.Command, []string) error {
-			if dir == "" {
-				dir = a.dir()
-			}
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			head, err := a.readAnchor(anchor)
+			if err == nil && head == nil && dir == "" {
+				head, err = a.runningHead(cmd.Context())
+			}
 			if err != nil {
 				return err
+			}
+			if dir == "" {
+				dir = a.dir()
 			}
 			report, err := audit.Verify(dir, head)
 			if err != nil {
@@ -73,6 +78,17 @@ func (a *app) readAnchor(path string) (*audit.Head, error) {
 		return nil, cli.Usagef(`--anchor: want one head as {"sequence":…,"hash":"64 hexadecimal digits"}`)
 	}
 	return &head, nil
+}
+
+// runningHead asks the box for the end of its log, before the log is read; nil
+// when none runs, or when it has no log.
+func (a *app) runningHead(ctx context.Context) (*audit.Head, error) {
+	var head audit.Head
+	err := newClient(a.dir()).read(ctx, request{http.MethodGet, auditPath + "/head", nil}, &head)
+	if errors.Is(err, adminsocket.ErrNotRunning) || err == nil && head.Sequence == 0 {
+		return nil, nil //nolint:nilnil // no head is an answer, not a failure
+	}
+	return &head, err
 }
 
 // tamperedError says that the log is not what was written.

@@ -63,7 +63,8 @@ A device of type x509 gets a certificate for --csr, or one with a key made here.
 				}
 				ask.CSR = string(document)
 			}
-			return show(cmd.Context(), a, request{http.MethodPost, path, ask}, a.printRotated)
+			err = show(cmd.Context(), a, request{http.MethodPost, path, ask}, a.printRotated)
+			return hint(deviceWords(err), edgeclaim.CodeAborted, "a device that is revoked or released has no credential")
 		},
 	}
 	c.Flags().StringVar(&overlap, "overlap", "24h", "how long the old credential is good as well, 0s to 30d")
@@ -177,7 +178,7 @@ device.`,
 				Hardware edgeclaim.HardwareID `json:"hardware_id"`
 			}{hardware}
 			return hint(a.changeDevice(cmd, args[0], "/swap", ask), edgeclaim.CodeAborted,
-				"the other board is a device already, or is denied")
+				"the other board is a device already or is denied, or this device is revoked")
 		},
 	}
 	c.Flags().StringVar(&to, "hardware-id", "", "hardware id of the new board")
@@ -191,5 +192,10 @@ func (a *app) changeDevice(cmd *cobra.Command, id, verb string, ask any) error {
 	if err != nil {
 		return err
 	}
-	return show(cmd.Context(), a, request{http.MethodPost, path, ask}, a.printDevice)
+	return deviceWords(show(cmd.Context(), a, request{http.MethodPost, path, ask}, a.printDevice))
+}
+
+// deviceWords says what is not found.
+func deviceWords(err error) error {
+	return worded(err, edgeclaim.CodeNotFound, "no device has this id; device list shows them")
 }

@@ -63,7 +63,8 @@ type Config struct {
 	// SyncEvery is how often entries of Add are written and fsynced.
 	SyncEvery time.Duration
 	// RefusalsPerMinute bounds the refusals written one by one, for each pair of
-	// kind and reason. A refusal is an entry whose kind ends in ".refused".
+	// kind and reason. A refusal is an entry whose kind ends in ".refused"; claims
+	// that make no credential count as such: known, again, waiting.
 	RefusalsPerMinute int
 	// Now stamps entries without a time; nil for the wall clock.
 	Now func() time.Time

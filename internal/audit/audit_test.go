@@ -448,6 +448,30 @@ func TestRefusals(t *testing.T) {
 	})
 }
 
+// TestClaimsThatMakeNothing: whoever has a good key may repeat them without end,
+// and pushes nothing else out of the log; what leaves a trace in the registry is
+// written one by one.
+func TestClaimsThatMakeNothing(t *testing.T) {
+	t.Parallel()
+	for kind, want := range map[string]int{
+		audit.KindClaimKnown: 11, audit.KindClaimAgain: 11, audit.KindClaimWaiting: 11,
+		audit.KindClaimMinted: 30, audit.KindDeviceRevoked: 30,
+	} {
+		cfg := config(t)
+		cfg.RefusalsPerMinute = 10
+		l, err := audit.Open(cfg)
+		noErr(t, err)
+		for range 30 {
+			l.Add(audit.Entry{Kind: kind})
+		}
+		noErr(t, l.Close())
+		lines := linesOf(t, cfg)[1:]
+		if len(lines) != want || want == 11 && lines[10].Count != 20 {
+			t.Errorf("%s: %d lines, want %d; the last is %+v", kind, len(lines), want, lines[len(lines)-1])
+		}
+	}
+}
+
 // TestRefusalsOfManyReasons: memory is bounded whatever the reasons are.
 func TestRefusalsOfManyReasons(t *testing.T) {
 	t.Parallel()

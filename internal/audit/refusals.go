@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// A tallyKey is what refusals are counted by.
+// A tallyKey is what refusals, and the like, are counted by.
 type tallyKey struct{ kind, reason string }
 
 // A tally counts refusals of one kind and reason within a minute, by running
@@ -20,12 +20,24 @@ type tally struct {
 	source   string // of the last one
 }
 
-// counted reports whether e is a refusal above the rate, which is counted
-// instead of being written. The caller holds mu.
+// rated reports whether entries of that kind are counted above the rate: what a
+// stranger may cause, and whoever has a good key, as often as he likes. One by
+// one they would push all else out of the log.
+func rated(kind string) bool {
+	switch kind {
+	case KindClaimKnown, KindClaimAgain, KindClaimWaiting:
+		return true
+	default:
+		return strings.HasSuffix(kind, ".refused")
+	}
+}
+
+// counted reports whether e is above the rate, and counted instead of being
+// written. The caller holds mu.
 //
 // A minute ends when Run comes by: a late Run makes it longer, never wider.
 func (l *Log) counted(e Entry, now time.Time) bool {
-	if !strings.HasSuffix(e.Kind, ".refused") {
+	if !rated(e.Kind) {
 		return false
 	}
 	key := tallyKey{e.Kind, e.Reason}

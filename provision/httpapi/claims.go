@@ -55,16 +55,23 @@ func NewClaims(cfg Config, listener net.Listener, of Line, logger *slog.Logger) 
 }
 
 // addHealth adds the two probes, for HEAD too, which some monitors send. Why the
-// box is not ready is for the log: the listener is a device's too.
+// box is not ready is for the log, once for each reason: the listener is a
+// device's too, and anybody asks it as often as he likes.
 func addHealth(engine *gin.Engine, errs errorWriter, ready func(context.Context) error, logger *slog.Logger) {
+	var said atomic.Pointer[string] // why it was not ready at the last look; nil: it was
 	alive := func(c *gin.Context) { c.JSON(http.StatusOK, health{Status: "alive"}) }
 	isReady := func(c *gin.Context) {
-		if err := ready(c.Request.Context()); err != nil {
-			logger.Warn("not ready", "err", err)
-			errs.status(c, http.StatusServiceUnavailable, "not ready")
+		err := ready(c.Request.Context())
+		if err == nil {
+			said.Store(nil)
+			c.JSON(http.StatusOK, health{Status: "ready"})
 			return
 		}
-		c.JSON(http.StatusOK, health{Status: "ready"})
+		why := err.Error()
+		if before := said.Swap(&why); before == nil || *before != why {
+			logger.Warn("not ready", "err", err)
+		}
+		errs.status(c, http.StatusServiceUnavailable, "not ready")
 	}
 	engine.GET("/healthz", alive)
 	engine.GET("/readyz", isReady)

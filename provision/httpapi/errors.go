@@ -48,17 +48,8 @@ type errorWriter struct{ faults Faults }
 
 // fault answers err as the table has it, in JSON.
 func (w errorWriter) fault(c *gin.Context, err error) {
-	w.faultAs(c, edgeclaim.FormatJSON, 0, err)
-}
-
-// faultAs answers err in format; a status other than 0 overrides the table's,
-// for what HTTP tells apart and the code does not (413, 415).
-func (w errorWriter) faultAs(c *gin.Context, format edgeclaim.Format, status int, err error) {
-	answer := w.faults.Fault(format, err)
-	if status == 0 {
-		status = statusOf(answer.Code)
-	}
-	writeAnswer(c, format, status, answer)
+	answer := w.faults.Fault(edgeclaim.FormatJSON, err)
+	writeAnswer(c, edgeclaim.FormatJSON, statusOf(answer.Code), answer)
 }
 
 // OperatorError is an error whose words are for the operator, unlike those of

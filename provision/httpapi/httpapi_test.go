@@ -168,6 +168,14 @@ func TestProbesAndUnknownPaths(t *testing.T) {
 	if got, _ := status("GET", "/healthz"); got != 200 {
 		t.Errorf("alive while not ready: %d", got)
 	}
+	for _, problem := range []*error{&failure, nil, &failure} { // anybody may ask, as often as he likes
+		f.notReady.Store(problem)
+		status("GET", "/readyz")
+		status("GET", "/readyz")
+	}
+	if said := strings.Count(f.log.String(), `msg="not ready"`); said != 2 {
+		t.Errorf("said %d times in the log, want once for each time that it began:\n%s", said, f.log)
+	}
 }
 
 // TestSlowHeaders: a peer that sends no header is cut off, by ReadHeaderTimeout.

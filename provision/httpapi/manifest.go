@@ -148,7 +148,7 @@ func (r *rationed) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// writeManifest writes rows as newManifestReader reads them.
+// manifestWriter writes rows as a manifestReader reads them.
 type manifestWriter struct{ csv *csv.Writer }
 
 func newManifestWriter(w io.Writer) (manifestWriter, error) {

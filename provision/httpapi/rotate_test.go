@@ -1,12 +1,15 @@
 package httpapi_test
 
 import (
+	"bufio"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -199,6 +202,29 @@ func TestRefusedConnectionEnds(t *testing.T) {
 		if closes := response.Close; closes != (i == limit) {
 			t.Fatalf("refusal %d of %d: closes %v", i, limit, closes)
 		}
+	}
+}
+
+// TestRefusalDelayOutlastsTheAsker: who closes his half of the connection ends
+// the request's context, and hears the refusal no sooner for that (P3).
+func TestRefusalDelayOutlastsTheAsker(t *testing.T) {
+	f := newFace(t)
+	conn := dial(t, strings.TrimPrefix(f.claims, "http://"))
+	start := time.Now()
+	if _, err := io.WriteString(conn, "POST /api/v1/credentials/rotate HTTP/1.1\r\nHost: box\r\nContent-Length: 0\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	<-time.After(edgeclaim.RefusalDelay / 5) // it is looked at by then
+	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if took := time.Since(start); response.StatusCode != 401 || took < edgeclaim.RefusalDelay {
+		t.Errorf("%d after %v", response.StatusCode, took)
 	}
 }
 
