@@ -193,6 +193,11 @@ func (b *Broker) askAgain(x *waiter) {
 	if !waits { // it asked something else meanwhile, or went
 		return
 	}
+	if !listens(x.cl, x.q.where) { // nothing is made for who would not hear of it
+		b.waiting.begin(x.c)
+		b.unpark(x.c)
+		return
+	}
 	ctx, cancel := context.WithTimeout(b.ctx, b.cfg.ClaimTimeout)
 	defer cancel()
 	ask := x.ask

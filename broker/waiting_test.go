@@ -151,6 +151,30 @@ func TestWaitingIsNotIdle(t *testing.T) {
 	gone(t, c)
 }
 
+// Who no longer listens is not asked again: what is decided on would be lost. It
+// is decided on when he claims again.
+func TestUnsubscribedWhileWaiting(t *testing.T) {
+	a := newApprovals(t)
+	b := start(t, &rule{answer: a.answer}, nil)
+	c := claimant(t, b, mqttwire.V5, "provision/response")
+	waitsFor(t, c, "H1")
+	if err := c.Send(mqttwire.AppendUnsubscribe(nil, mqttwire.V5, 9, "provision/response")); err != nil {
+		t.Fatal(err)
+	}
+	next(t, c, mqttwire.Unsuback)
+	a.decide(b, "H1", edgeclaim.Answer{Body: []byte("identity")})
+	eventually(t, "it waits no more", func() bool { return b.Waiting() == 0 })
+	quiet(t, c)
+	if n := a.times("H1"); n != 1 {
+		t.Errorf("asked %d times", n)
+	}
+	subscribe(t, c, 1, "provision/response")
+	publish(t, c, mqttwire.Message{Topic: "provision/request", Payload: []byte("H1"), QoS: 1})
+	if p := next(t, c, mqttwire.Publish); string(p.Payload) != "identity" {
+		t.Errorf("answer %q", p.Payload)
+	}
+}
+
 // A second claim takes the place of the one that waits.
 func TestSecondClaimWhileWaiting(t *testing.T) {
 	a := newApprovals(t)

@@ -11,6 +11,7 @@ import (
 	"edgeclaim"
 	"edgeclaim/broker"
 	"edgeclaim/internal/adminsocket"
+	"edgeclaim/internal/ca"
 	"edgeclaim/internal/tlsconf"
 	"edgeclaim/provision/httpapi"
 )
@@ -112,12 +113,36 @@ func (b *box) adminParts() httpapi.Admin {
 		Data:   b.settings.Data, Now: b.clock.Now,
 	}
 	if b.authority != nil {
-		parts.Authority = b.authority
+		parts.Authority = issuer{Authority: b.authority, reload: b.reloadCertificates}
 	}
 	if b.audit != nil {
 		parts.Audit = b.audit
 	}
 	return parts
+}
+
+// issuer is the authority as operators see it: after an import, the listeners
+// are served from the new one at once.
+type issuer struct {
+	*ca.Authority
+
+	reload func()
+}
+
+func (i issuer) Import(chainPEM []byte) error {
+	err := i.Authority.Import(chainPEM)
+	if err == nil {
+		i.reload()
+	}
+	return err
+}
+
+// reloadCertificates looks for other certificates. It is called while the box
+// serves, when sources is no longer changed.
+func (b *box) reloadCertificates() {
+	for _, source := range b.sources {
+		source.Reload()
+	}
 }
 
 // serveMQTT makes the broker with its one or two listeners; none where the only

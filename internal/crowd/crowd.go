@@ -61,13 +61,6 @@ func (c *Crowd) Leave(source netip.Addr) {
 	}
 }
 
-// Sources is how many sources are counted.
-func (c *Crowd) Sources() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return len(c.open)
-}
-
 // fold maps an address to what is counted as one source. What is no IP address
 // is one source too.
 func fold(source netip.Addr) netip.Addr {
