@@ -16,11 +16,11 @@ import (
 
 // The attack that BenchmarkGoodUnderAttack measures against.
 const (
-	attackSources = 50  // loopback addresses, 127.0.1.1 and on
-	attackRate    = 200 // wrong keys a second, of all of them
+	attackSources = 50   // loopback addresses, 127.0.1.1 and on
+	attackRate    = 200  // wrong keys a second, of all of them
 	goodDevices   = 4000 // new ones, each time: the 99th percentile of fewer is a matter of luck
-	goodRate      = 500 // claims a second of good devices
-	goodTurn      = 125 // of them in a row, quiet or under attack
+	goodRate      = 500  // claims a second of good devices
+	goodTurn      = 125  // of them in a row, quiet or under attack
 )
 
 // BenchmarkGoodUnderAttack: the 99th percentile of good devices' claims while 50

@@ -193,6 +193,7 @@ func (b *Broker) askAgain(x *waiter) {
 	if !waits { // it asked something else meanwhile, or went
 		return
 	}
+	defer b.stopping(x.cl) // a stop leaves alone who is being asked for
 	if !listens(x.cl, x.q.where) { // nothing is made for who would not hear of it
 		b.waiting.begin(x.c)
 		b.unpark(x.c)
@@ -213,7 +214,6 @@ func (b *Broker) askAgain(x *waiter) {
 		slog.Any("source", x.c.source()), slog.Int("code", int(ans.Code)))
 	b.unpark(x.c)
 	b.judge(x.c, x.cl, ans.Code)
-	b.stopping(x.cl)
 }
 
 // unpark makes a claimant that waited an idle one.

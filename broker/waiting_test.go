@@ -264,6 +264,36 @@ func TestStopWhileWaiting(t *testing.T) {
 	}
 }
 
+// Nor for one that is asked again meanwhile, and is to wait on.
+func TestStopWhileAskedAgain(t *testing.T) {
+	a := newApprovals(t)
+	var asked atomic.Int64
+	again, goOn := make(chan struct{}), make(chan struct{})
+	b, stop := run(t, &rule{answer: func(ask edgeclaim.Ask) edgeclaim.Answer {
+		if asked.Add(1) == 2 {
+			close(again)
+			<-goOn
+		}
+		return a.answer(ask)
+	}}, nil, discard())
+	c := claimant(t, b, mqttwire.V5, "provision/response")
+	waitsFor(t, c, "H1")
+	eventually(t, "it waits", func() bool { return b.Waiting() == 1 })
+	b.Decided(a.ref("H1"))
+	<-again
+	idle, stopped := connect(t, b), make(chan error, 1)
+	began := time.Now()
+	go func() { stopped <- stop() }() // ends with the broker
+	closed(t, idle)                   // it stops by now
+	close(goOn)
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(began); took > 2*time.Second {
+		t.Errorf("took %v", took)
+	}
+}
+
 // Many wait, each for its own; all are told at once, while others come and go.
 func TestManyWait(t *testing.T) {
 	a := newApprovals(t)

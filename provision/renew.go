@@ -10,10 +10,6 @@ import (
 	"edgeclaim/internal/mint"
 )
 
-// kindRotationRefused is the audit log's: a credential that is on its way out
-// asked for another one.
-const kindRotationRefused = "rotation.refused"
-
 // Renew answers a device that asks for another credential, on a session that
 // was let in. The old one goes on beside it for the overlap and, so that a lost
 // answer locks nobody out, until the new one was used; until then the old one
@@ -177,7 +173,7 @@ func (s *Service) refuseRenewal(ask *edgeclaim.RotateAsk, d *edgeclaim.Device, e
 		return err
 	}
 	s.parts.Auditor.Add(audit.Entry{
-		Kind: kindRotationRefused, Who: audit.WhoDevice, Source: addressText(ask.Source), Device: ask.By.Device.String(),
+		Kind: audit.KindRotationRefused, Who: audit.WhoDevice, Source: addressText(ask.Source), Device: ask.By.Device.String(),
 		Reason: "previous_credential",
 	})
 	if errors.Is(err, edgeclaim.ErrDenied) && d.RotatedBy == edgeclaim.RotatorDevice {

@@ -29,13 +29,14 @@ const (
 	KindClaimWaiting = "claim.waiting"
 	KindClaimRefused = "claim.refused"
 	KindLoginRefused = "login.refused"
+	// KindRotationRefused: a credential that is on its way out asked for another.
+	KindRotationRefused = "rotation.refused"
 
-	KindDeviceConfirmed   = "device.confirmed" // first used its credential
-	KindDeviceUnconfirmed = "device.unconfirmed"
-	KindDeviceRotated     = "device.rotated"
-	KindDeviceRevoked     = "device.revoked"
-	KindDeviceReleased    = "device.released"
-	KindDeviceSwapped     = "device.swapped"
+	KindDeviceConfirmed = "device.confirmed" // first used its credential
+	KindDeviceRotated   = "device.rotated"
+	KindDeviceRevoked   = "device.revoked"
+	KindDeviceReleased  = "device.released"
+	KindDeviceSwapped   = "device.swapped"
 
 	KindKeyIssued         = "key.issued"
 	KindKeyImported       = "key.imported"
@@ -49,16 +50,14 @@ const (
 	KindDenyRemoved       = "deny.removed"
 	KindManifestImported  = "manifest.imported"
 
-	KindTokenMade       = "token.made"
-	KindTokenRevoked    = "token.revoked"
-	KindAdminRefused    = "admin.refused"
-	KindListenerRefused = "listener.refused"
-	KindCAMade          = "ca.made"
-	KindCAImported      = "ca.imported"
-	KindCertificate     = "ca.issued"
-	KindEnrolled        = "enrolled"
-	KindClockReset      = "clock.reset"
-	KindAlarm           = "alarm"
+	KindTokenMade    = "token.made"
+	KindTokenRevoked = "token.revoked"
+	KindAdminRefused = "admin.refused"
+	KindCAMade       = "ca.made"
+	KindCAImported   = "ca.imported"
+	KindEnrolled     = "enrolled"
+	KindClockReset   = "clock.reset"
+	KindAlarm        = "alarm"
 
 	// What the log says of itself.
 	KindBegun    = "audit.begun"    // the first entry of a log
@@ -72,9 +71,8 @@ const (
 
 // Who did it: besides these, "uid:N" of the socket and "token:NAME".
 const (
-	WhoBox      = "box"
-	WhoDevice   = "device"
-	WhoUpstream = "upstream"
+	WhoBox    = "box"
+	WhoDevice = "device"
 )
 
 // Entry is one decision. There is no place in it for a secret, and none may be
