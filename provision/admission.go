@@ -2,10 +2,13 @@ package provision
 
 import (
 	"context"
+	"errors"
 	"strings"
 
 	"edgeclaim"
 	"edgeclaim/internal/audit"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // wait notes that a claim waits for an operator, and is errors enough for its
@@ -73,6 +76,45 @@ func (s *Service) Refuse(ctx context.Context, id edgeclaim.DeviceID) (edgeclaim.
 	}
 	s.decided(ctx, audit.KindApprovalWithdrawn, &pending)
 	return pending, nil
+}
+
+// Bounds of forgetting: a page is read at once, and so many share the commits.
+const (
+	forgetPage   = 1000
+	forgetAtOnce = 64
+)
+
+// forgetPending ends the waiting claims of a key: whoever holds one could else
+// take the places of all others with ids that he makes up.
+func (s *Service) forgetPending(ctx context.Context, key edgeclaim.KeyID) error {
+	var after edgeclaim.DeviceID
+	for {
+		page, err := s.store.PendingClaims(ctx, after, forgetPage)
+		if err != nil || len(page) == 0 {
+			return err
+		}
+		group, ctx := errgroup.WithContext(ctx)
+		group.SetLimit(forgetAtOnce)
+		for i := range page {
+			if p := &page[i]; p.Key == key {
+				group.Go(func() error { return s.forget(ctx, p) })
+			}
+		}
+		if err := group.Wait(); err != nil {
+			return err
+		}
+		after = page[len(page)-1].ID
+	}
+}
+
+// forget ends a waiting claim, unless it waits by another key by now.
+func (s *Service) forget(ctx context.Context, p *edgeclaim.Pending) error {
+	_, err := s.store.ChangePending(ctx, p.ID, func(now *edgeclaim.Pending) (bool, error) { return now.Key != p.Key, nil })
+	if err != nil && !errors.Is(err, edgeclaim.ErrNotFound) {
+		return err
+	}
+	s.cfg.Decided(waitsFor(p))
+	return nil
 }
 
 // decided writes an operator's decision down and wakes who waits for it.

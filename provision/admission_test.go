@@ -151,6 +151,28 @@ func TestDeny(t *testing.T) {
 	}
 }
 
+// TestRevokedKeyWaitsNoLonger: what waits by a key that is revoked takes nobody
+// else's place any more.
+func TestRevokedKeyWaitsNoLonger(t *testing.T) {
+	r := newRig(t)
+	template := r.template(func(t *edgeclaim.Template) { t.Approval = edgeclaim.ApprovalManual })
+	stolen, good := r.issue(template), r.issue(template)
+	for i := range 150 {
+		r.claim(stolen.Secret, fmt.Sprint("MADE-UP-", i))
+	}
+	r.claim(good.Secret, "H")
+	if _, err := r.SetKeyStatus(r.operator(), stolen.Key.ID, edgeclaim.KeyRevoked); err != nil {
+		t.Fatal(err)
+	}
+	pending, err := r.PendingClaims(t.Context(), edgeclaim.DeviceID{}, 1000)
+	if err != nil || len(pending) != 1 || pending[0].Hardware.String() != "H" {
+		t.Errorf("%d wait, %v", len(pending), err)
+	}
+	if len(r.decided) != 150 {
+		t.Errorf("%d were woken", len(r.decided))
+	}
+}
+
 // TestManualApproval: new hardware waits, is let through once, and what an
 // operator refuses is denied.
 func TestManualApproval(t *testing.T) {

@@ -88,7 +88,9 @@ func (s *Service) Keys(ctx context.Context, after edgeclaim.KeyID, max int) ([]e
 
 // SetKeyStatus disables, enables or revokes a key. Revoked is terminal and a
 // used key stays used: another change of either is ErrConflict, the same one
-// again changes nothing. A used key may be revoked.
+// again changes nothing. A used key may be revoked. What waits for an operator
+// by a revoked key waits no longer: an error after that leaves some of it, and
+// the same call again ends it.
 func (s *Service) SetKeyStatus(ctx context.Context, id edgeclaim.KeyID, status edgeclaim.KeyStatus) (edgeclaim.Key, error) {
 	key, err := s.store.ChangeKey(ctx, id, func(k *edgeclaim.Key) error {
 		terminal := k.Status == edgeclaim.KeyRevoked || k.Status == edgeclaim.KeyUsed && status != edgeclaim.KeyRevoked
@@ -98,8 +100,12 @@ func (s *Service) SetKeyStatus(ctx context.Context, id edgeclaim.KeyID, status e
 		k.Status = status
 		return nil
 	})
-	if err == nil {
-		s.logger.Info("key status set", "key_id", id, "status", status)
+	if err != nil {
+		return key, err
+	}
+	s.logger.Info("key status set", "key_id", id, "status", status)
+	if status == edgeclaim.KeyRevoked {
+		err = s.forgetPending(ctx, id)
 	}
 	return key, err
 }
