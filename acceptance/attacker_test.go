@@ -177,9 +177,9 @@ func attack(t *testing.T, addr string, w *wiretap, appended uint64) (stop func()
 // nothing; what the hub says gets through, and the box raises an alarm.
 func TestAttackerOnTheWayDown(t *testing.T) {
 	s := newSite(t, 1, "")
+	overheard := tap(t, s.broker.Addr()) // before the hello that follows
 	s.box.enrol(s.hub)
 	key := s.box.key()
-	overheard := tap(t, s.broker.Addr())
 	s.box.welcome()
 	told := s.box.claimSome(key, "TOLD-", 20)
 	s.box.drained()

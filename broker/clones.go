@@ -16,7 +16,9 @@ import (
 const (
 	// suspectWindow is how far back is looked.
 	suspectWindow = 60 * time.Second
-	// suspectSettled is how long the displaced connection must have been logged in.
+	// suspectSettled is how long the displaced connection must have been logged in
+	// where the new one comes from the same source: a device may log in again at
+	// once. From another source it is somebody else, however fast they fight.
 	suspectSettled = time.Second
 	// suspectAlive is how lately it must have sent something.
 	suspectAlive = 15 * time.Second
@@ -67,7 +69,7 @@ type displaced struct {
 // takenOver notes that a device's connection was taken over from source, and
 // returns what to report, if there is something.
 func (k *clones) takenOver(now time.Time, id edgeclaim.DeviceID, old displaced, source netip.Addr) (edgeclaim.Suspicion, bool) {
-	if old.age < suspectSettled || old.silent > suspectAlive {
+	if old.silent > suspectAlive || old.age < suspectSettled && old.source == source {
 		return edgeclaim.Suspicion{}, false
 	}
 	k.mu.Lock()

@@ -35,6 +35,7 @@ func TestClones(t *testing.T) {
 		{"two sources in turn", repeat(4, step{5 * time.Second, a, b, used}, step{5 * time.Second, b, a, used}), 4},
 		{"two sources in turn, not often", repeat(3, step{5 * time.Second, a, b, used}, step{5 * time.Second, b, a, used}), 0},
 		{"two sources in turn, slowly", repeat(20, step{25 * time.Second, a, b, used}, step{25 * time.Second, b, a, used}), 0},
+		{"two sources that give each other no time", repeat(4, step{50 * time.Millisecond, a, b, broker.Displaced{Age: 50 * time.Millisecond}}, step{50 * time.Millisecond, b, a, broker.Displaced{Age: 50 * time.Millisecond}}), 4},
 		{"one source often", repeat(8, step{6 * time.Second, a, a, used}), 8},
 		{"one source, not so often", repeat(7, step{6 * time.Second, a, a, used}), 0},
 		{"one source slowly", repeat(50, step{9 * time.Second, a, a, used}), 0},

@@ -193,7 +193,7 @@ func (b *Broker) askAgain(x *waiter) {
 	if !waits { // it asked something else meanwhile, or went
 		return
 	}
-	defer b.stopping(x.cl) // a stop leaves alone who is being asked for
+	defer b.stopping(x.cl)         // a stop leaves alone who is being asked for
 	if !listens(x.cl, x.q.where) { // nothing is made for who would not hear of it
 		b.waiting.begin(x.c)
 		b.unpark(x.c)

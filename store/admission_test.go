@@ -178,6 +178,14 @@ func TestApproval(t *testing.T) {
 	if err != nil || got.Asked != 1 || got.Status != edgeclaim.PendingWaiting || look(t, db, k3, "b").Approved || look(t, db, k2, "b").Approved {
 		t.Errorf("approved for one template, it asks by another as %+v, %v", got, err)
 	}
+	// It claims by a template that asks nobody: what waits is over, and no
+	// approval is left behind for whoever comes after a release.
+	_, err = db.ChangePending(ctx, other.ID, approve)
+	noErr(t, err)
+	noErr(t, claim(t, db, k, "b"))
+	if n, err := db.CountPending(ctx); err != nil || n != 0 || look(t, db, k3, "b").Approved {
+		t.Errorf("claimed by another template, %d wait, %v", n, err)
+	}
 }
 
 func TestPendingRefusals(t *testing.T) {

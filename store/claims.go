@@ -93,7 +93,8 @@ func (db *DB) grant(ctx context.Context, hash edgeclaim.KeyHash) (edgeclaim.Gran
 
 // Mint runs decide with what is present, inside a write transaction that many
 // claims share. What decide returns is stored whole: Mint returns nil only when
-// device, key accounting and record are fsynced, and the approval spent (P1).
+// device, key accounting and record are fsynced, and the approval spent (P1);
+// what waited for that device by another template is forgotten.
 // decide must be pure and quick and must not call the store; its error is
 // returned as it is and leaves nothing behind. With nil, nil nothing is stored.
 //
@@ -141,10 +142,11 @@ func (b *batch) mint(ref edgeclaim.ClaimRef, decide func(edgeclaim.Present) (*ed
 	if err := b.store(d, row, minted.Record, &minted.Key); err != nil {
 		return err
 	}
-	if minted.SpendApproval {
-		return halfDone(b.removePending(d.ID))
+	if b.state.Pending == 0 || b.tx.Bucket(bucketPending).Get(d.ID.Bytes()) == nil {
+		return nil
 	}
-	return nil
+	// Spent; or never needed, by this template: it is not left for a thief.
+	return halfDone(b.removePending(d.ID))
 }
 
 // guard keeps a panic of a caller's callback from being taken for a damaged

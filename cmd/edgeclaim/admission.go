@@ -43,7 +43,7 @@ device, with a new id.`,
 				}
 			}
 			if remove && !cmd.Flags().Changed("tenant") {
-				if ask.Tenant, err = a.deniedBy(cmd.Context(), ask.Hardware); err != nil {
+				if ask, err = a.deniedBy(cmd.Context(), ask.Hardware); err != nil {
 					return err
 				}
 			}
@@ -69,29 +69,34 @@ device, with a new id.`,
 
 const notDenied = "this hardware is not denied; deny list shows what is"
 
-// deniedBy returns the one tenant that a hardware is denied for, zero for every
-// one: a board that was swapped out is denied for its own.
-func (a *app) deniedBy(ctx context.Context, hardware edgeclaim.HardwareID) (edgeclaim.TenantID, error) {
+// deniedBy returns the one denial of a hardware, of its tenant or of every one: a
+// board that was swapped out is denied for its own. A MAC address may be spelled
+// in any way.
+func (a *app) deniedBy(ctx context.Context, hardware edgeclaim.HardwareID) (edgeclaim.Denial, error) {
+	folded, err := edgeclaim.FoldMAC(hardware)
+	if err != nil {
+		folded = hardware
+	}
 	body, err := newClient(a.dir()).open(ctx, request{http.MethodGet, denyPath, nil})
 	if err != nil {
-		return edgeclaim.TenantID{}, err
+		return edgeclaim.Denial{}, err
 	}
 	defer body.Close() //nolint:errcheck // only read
-	var tenants []edgeclaim.TenantID
+	var found []edgeclaim.Denial
 	err = each(body, func(d edgeclaim.Denial) {
-		if d.Hardware == hardware {
-			tenants = append(tenants, d.Tenant)
+		if d.Hardware == hardware || d.Hardware == folded {
+			found = append(found, d)
 		}
 	})
 	switch {
 	case err != nil:
-		return edgeclaim.TenantID{}, err
-	case len(tenants) == 0:
-		return edgeclaim.TenantID{}, &boxError{Code: edgeclaim.CodeNotFound, Message: notDenied, Details: []json.RawMessage{}}
-	case len(tenants) > 1:
-		return edgeclaim.TenantID{}, cli.Usagef("it is denied %d times: say which with --tenant; deny list shows them", len(tenants))
+		return edgeclaim.Denial{}, err
+	case len(found) == 0:
+		return edgeclaim.Denial{}, &boxError{Code: edgeclaim.CodeNotFound, Message: notDenied, Details: []json.RawMessage{}}
+	case len(found) > 1:
+		return edgeclaim.Denial{}, cli.Usagef("it is denied %d times: say which with --tenant; deny list shows them", len(found))
 	default:
-		return tenants[0], nil
+		return found[0], nil
 	}
 }
 

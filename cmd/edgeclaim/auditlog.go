@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"time"
 
+	"edgeclaim"
 	"edgeclaim/cmd/internal/cli"
 	"edgeclaim/internal/adminsocket"
 	"edgeclaim/internal/audit"
@@ -81,11 +82,14 @@ func (a *app) readAnchor(path string) (*audit.Head, error) {
 }
 
 // runningHead asks the box for the end of its log, before the log is read; nil
-// when none runs, or when it has no log.
+// when none runs, or when it has no log: one that it cannot use may be what is
+// to be looked at.
 func (a *app) runningHead(ctx context.Context) (*audit.Head, error) {
 	var head audit.Head
 	err := newClient(a.dir()).read(ctx, request{http.MethodGet, auditPath + "/head", nil}, &head)
-	if errors.Is(err, adminsocket.ErrNotRunning) || err == nil && head.Sequence == 0 {
+	box, _ := errors.AsType[*boxError](err)
+	unusable := box != nil && box.Code == edgeclaim.CodeUnavailable
+	if errors.Is(err, adminsocket.ErrNotRunning) || unusable || err == nil && head.Sequence == 0 {
 		return nil, nil //nolint:nilnil // no head is an answer, not a failure
 	}
 	return &head, err

@@ -147,7 +147,11 @@ func (a *app) trusting(f *claimFlags) (*tls.Config, error) {
 func (a *app) nonceOf(path string) (edgeclaim.Secret, error) {
 	document, err := a.readInput(path, maxNonceFile)
 	if err == nil {
-		return edgeclaim.NewSecret(strings.TrimSpace(string(document))), nil // the box judges it
+		text := strings.TrimSpace(string(document)) // the box judges it
+		if text == "" {
+			return edgeclaim.Secret{}, cli.Usagef("--claim-nonce: %s: empty", path) // no nonce is another claim
+		}
+		return edgeclaim.NewSecret(text), nil
 	}
 	if !errors.Is(err, os.ErrNotExist) {
 		return edgeclaim.Secret{}, fmt.Errorf("--claim-nonce: %w", err)
@@ -178,16 +182,18 @@ func (a *app) claim(ctx context.Context, flags *claimFlags, ask device.Request) 
 	if answer.Code != edgeclaim.CodeOK {
 		return &boxError{Code: answer.Code, Message: answer.Message, RetryAfter: int(answer.RetryAfter / time.Second)}
 	}
+	var kept error
 	if flags.out != "" {
 		if err := keep(flags.out, &answer); err != nil {
-			return fmt.Errorf("the box gave a certificate, and it is not kept: %w", err)
+			kept = fmt.Errorf("the box gave a certificate, and it is not kept but printed: %w", err)
+			flags.out = "" // it is not said again
 		}
 	}
 	if a.json {
 		_, err := fmt.Fprintf(a.stdout, "%s\n", answer.Body.Reveal())
-		return err
+		return errors.Join(kept, err)
 	}
-	return a.printClaimed(flags, &answer)
+	return errors.Join(kept, a.printClaimed(flags, &answer))
 }
 
 // keep writes what a certificate's device needs into a folder: the key first,

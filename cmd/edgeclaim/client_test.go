@@ -10,6 +10,7 @@ import (
 
 	"edgeclaim/cmd/internal/cli"
 	"edgeclaim/internal/adminsocket"
+	"edgeclaim/internal/audit"
 )
 
 // oddBox answers on the socket of dir as no sound box would.
@@ -26,6 +27,28 @@ func oddBox(t *testing.T, dir string, answer http.HandlerFunc) {
 		_ = server.Close()
 		<-ended
 	})
+}
+
+// TestVerifyWithoutTheBox: the log of a box that cannot use it is what there is
+// to verify.
+func TestVerifyWithoutTheBox(t *testing.T) {
+	dir := t.TempDir()
+	log, err := audit.Open(audit.Config{Dir: dir})
+	if err == nil {
+		err = log.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	oddBox(t, dir, func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		_, _ = fmt.Fprint(w, `{"code":14,"message":"the audit log cannot be used","details":[]}`)
+	})
+	var out, errOut bytes.Buffer
+	code := run(t.Context(), []string{"audit", "verify", "--data", dir}, strings.NewReader(""), &out, &errOut)
+	if code != cli.ExitOK || !strings.Contains(out.String(), "in order") {
+		t.Errorf("exit code %d, %q, %q", code, out.String(), errOut.String())
+	}
 }
 
 func TestOddAnswers(t *testing.T) {

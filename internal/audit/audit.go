@@ -35,6 +35,9 @@ const (
 	// again may be on its way to a disk that does not take it.
 	BufferEntries = 4096
 	BufferBytes   = 4 << 20
+	// BufferMust is how many entries of Must there is room for beyond them: what
+	// strangers cause keeps no operator's change out of the log.
+	BufferMust = 256
 
 	minSegmentBytes = 1 << 10
 	folderName      = "audit"     // in the data folder
@@ -258,8 +261,11 @@ func (l *Log) Must(ctx context.Context, e Entry) error {
 
 // put adds to the buffer, or to the count of what is lost. The caller holds mu.
 func (l *Log) put(it item) bool {
-	size := it.size()
-	if len(l.pending) >= BufferEntries || l.bytes+size > BufferBytes {
+	size, entries, bytes := it.size(), BufferEntries, BufferBytes
+	if it.done != nil {
+		entries, bytes = entries+BufferMust, bytes+BufferMust*(BufferBytes/BufferEntries)
+	}
+	if len(l.pending) >= entries || l.bytes+size > bytes {
 		if l.lost.count == 0 {
 			l.lost.from = it.Time
 		}

@@ -382,7 +382,8 @@ func TestManyWriters(t *testing.T) {
 	}
 }
 
-// TestBufferFull: what does not fit is counted, said, and never waited for.
+// TestBufferFull: what does not fit is counted, said, and never waited for; who
+// fills it keeps no operator's change out of the log.
 func TestBufferFull(t *testing.T) {
 	t.Parallel()
 	cfg := config(t)
@@ -391,11 +392,18 @@ func TestBufferFull(t *testing.T) {
 	for i := range audit.BufferEntries + 5 {
 		l.Add(minted(i))
 	}
+	gone, leave := context.WithCancel(t.Context())
+	leave()
+	for range audit.BufferMust {
+		if err := l.Must(gone, minted(0)); !errors.Is(err, context.Canceled) {
+			t.Fatalf("Must with a full buffer: %v", err)
+		}
+	}
 	if err := l.Must(t.Context(), minted(0)); !errors.Is(err, edgeclaim.ErrUnavailable) {
-		t.Errorf("Must with a full buffer: %v", err)
+		t.Errorf("Must with no room at all: %v", err)
 	}
 	l.Work()
-	r := wantOK(t, cfg, audit.BufferEntries+2)
+	r := wantOK(t, cfg, audit.BufferEntries+audit.BufferMust+2)
 	last := linesOf(t, cfg)[r.Entries-1]
 	if r.Lost != 6 || last.Kind != audit.KindLost || last.Count != 6 {
 		t.Errorf("%d lost, the last entry is %+v", r.Lost, last)
