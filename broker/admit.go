@@ -3,7 +3,6 @@ package broker
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"net"
 	"strconv"
 	"time"
@@ -108,7 +107,7 @@ func (b *Broker) who(about func(context.Context, edgeclaim.Login) (edgeclaim.Adm
 	case errors.Is(err, edgeclaim.ErrUnauthenticated):
 		return by, packets.ErrBadUsernameOrPassword
 	}
-	b.log.LogAttrs(ctx, slog.LevelError, "login not decided", slog.Any("error", err))
+	b.logUndecided(err)
 	return by, packets.ErrServerUnavailable
 }
 

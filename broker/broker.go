@@ -73,7 +73,8 @@ type Broker struct {
 	clones     clones
 	crowd      *crowd.Crowd  // those that have not logged in as a device
 	turns      chan struct{} // taken by handshakes that compute
-	panics     panics
+	panics     lines
+	undecided  lines
 
 	// ctx is what hooks run under: mochi's have none. Cancelled when Run
 	// gives up waiting for the claims that have begun.
@@ -106,7 +107,8 @@ func New(cfg Config, claims Claims, devices Devices, logger *slog.Logger) (*Brok
 		clones:     newClones(),
 		crowd:      crowd.New(cfg.MaxPerSource, crowd.Loopback),
 		turns:      make(chan struct{}, cfg.MaxHandshakes),
-		panics:     panics{most: panicsSaid},
+		panics:     lines{within: time.Minute, most: panicsSaid},
+		undecided:  lines{within: time.Second, most: undecidedSaid},
 		stopped:    make(chan struct{}),
 		conns:      map[*conn]struct{}{},
 	}

@@ -37,6 +37,9 @@ func (b *Broker) Clients() int { return b.server.Clients.Len() }
 // PanicsSaid is how many panics are logged in a minute.
 const PanicsSaid = panicsSaid
 
+// UndecidedSaid is how many undecided logins are logged in a second.
+const UndecidedSaid = undecidedSaid
+
 // SayPanics has so many of them logged.
 func (b *Broker) SayPanics(most int) { b.panics.most = most }
 

@@ -202,6 +202,29 @@ func TestPanicsAreNotAllSaid(t *testing.T) {
 	}
 }
 
+// Nor do devices that come again and again while the box cannot decide on them.
+func TestUndecidedLoginsAreNotAllSaid(t *testing.T) {
+	var log safeBuffer
+	b, stop := run(t, &rule{login: func(edgeclaim.DeviceID, edgeclaim.Secret) error { return edgeclaim.ErrUnavailable }}, nil,
+		slog.New(slog.NewTextHandler(&log, nil)))
+	const logins = 100
+	began := time.Now()
+	for range logins {
+		c, ack := dial(t, b, mqttwire.V5, deviceLogin(deviceID(t, 1)))
+		if ack.Code() != 0x88 {
+			t.Fatalf("CONNACK %#x", ack.Code())
+		}
+		c.Close()
+	}
+	most := broker.UndecidedSaid * (1 + int(time.Since(began)/time.Second))
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	if said := strings.Count(log.String(), `msg="login not decided"`); said == 0 || said > most {
+		t.Errorf("%d of %d logins are in the log, want at most %d", said, logins, most)
+	}
+}
+
 // Whoever does not say CONNECT in time, in one piece or at all, goes.
 func TestConnectTimeout(t *testing.T) {
 	b := start(t, &rule{}, func(c *broker.Config) { c.ConnectTimeout = 200 * time.Millisecond })

@@ -526,9 +526,14 @@ func TestBoxIDSurvivesTheRegistry(t *testing.T) {
 	}
 	checkAndClose(t, db)
 	noErr(t, os.Remove(registry(cfg))) // then the copy's counts
+	var log bytes.Buffer
+	cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
 	db = open(t, cfg)
 	if db.BoxID() != box {
 		t.Errorf("box id is %s, was %s", db.BoxID(), box)
+	}
+	if !strings.Contains(log.String(), "no registry, though") {
+		t.Errorf("nothing is said of the registry that is gone: %s", &log)
 	}
 }
 

@@ -113,7 +113,8 @@ func openLocked(cfg Config, lock *os.File) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	if boxID == "" {
+	known := boxID != ""
+	if !known {
 		boxID = newBoxID()
 	}
 	boxKey, freshKey, err := loadBoxKey(cfg.Dir)
@@ -135,6 +136,9 @@ func openLocked(cfg Config, lock *os.File) (*DB, error) {
 		}
 	}
 	fresh := replaced || errors.Is(err, fs.ErrNotExist)
+	if fresh && !replaced && known {
+		cfg.Logger.Warn("no registry, though this box has a name already: it begins with an empty one", "box_id", boxID)
+	}
 	if fresh {
 		if err := create(cfg.Dir, boxID); err != nil {
 			return nil, err

@@ -31,7 +31,8 @@ From then on the box takes nothing from upstream that this key has not signed.
 What is not signed changes nothing and raises an alarm. A box that is not enrolled
 takes all, with a warning. It needs no restart, and neither upstream nor a network.
 
-The same key may be given again. Another one is refused without --replace.`,
+The same key may be given again. Another one, or a file without the key that PSKs are
+sealed for, is refused without --replace.`,
 		Example: `  edgehub enrolment > hub.json         # upstream
   edgeclaim enroll hub.json            # on the box
   edgeclaim enroll --show              # whose key is pinned
@@ -57,7 +58,7 @@ The same key may be given again. Another one is refused without --replace.`,
 				path += "?replace=true"
 			}
 			return hint(show(ctx, a, request{http.MethodPut, path, rawBody(document)}, a.printEnrolment),
-				edgeclaim.CodeAborted, "--replace takes the new key")
+				edgeclaim.CodeAborted, "--replace takes the file all the same")
 		},
 	}
 	f := c.Flags()

@@ -114,11 +114,17 @@ func (t *trust) Enrol(ctx context.Context, document []byte, replace bool) (httpa
 			Words: fmt.Sprintf("enrolled with key %s of %s already", wire.KeyName(t.key), t.upstream),
 		}
 	}
+	recipient := sealingKey(&e)
+	if t.recipient != nil && recipient == nil && !replace {
+		return httpapi.Enrolment{}, &httpapi.OperatorError{
+			Err: edgeclaim.ErrConflict, Words: "the file has no seal_key: PSKs would not be sealed for upstream any more",
+		}
+	}
 	if err := t.keeper.SetEnrolment(ctx, document); err != nil {
 		return httpapi.Enrolment{}, err
 	}
 	t.set(key, e.Upstream)
-	t.recipient = sealingKey(&e)
+	t.recipient = recipient
 	t.logger.Info("box enrolled", "upstream_id", e.Upstream, "key_id", wire.KeyName(key))
 	return t.shown(), nil
 }

@@ -211,6 +211,12 @@ func TestSealing(t *testing.T) {
 			x = newTrust(kept, slog.New(slog.DiscardHandler))
 			return x.load(t.Context(), time.Now())
 		}, true},
+		{"without one by mistake", func() error {
+			if _, err := x.Enrol(t.Context(), plain, false); !errors.Is(err, edgeclaim.ErrConflict) {
+				t.Errorf("sealing was given up without a word: %v", err)
+			}
+			return nil
+		}, true},
 		{"forgotten", func() error { return x.Unenrol(t.Context()) }, false},
 	} {
 		if err := step.do(); err != nil {
