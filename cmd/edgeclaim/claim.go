@@ -198,11 +198,19 @@ func (a *app) claim(ctx context.Context, flags *claimFlags, ask device.Request) 
 
 // keep writes what a certificate's device needs into a folder: the key first,
 // without which the rest is worth nothing. What the answer has not is not
-// touched.
+// touched, and nothing is where another credential is there: it may be the only
+// copy of it.
 func keep(folder string, answer *device.Answer) error {
-	for _, file := range []struct{ name, text string }{
+	files := []struct{ name, text string }{
 		{"key.pem", answer.PrivateKey.Reveal()}, {"cert.pem", answer.Certificate}, {"chain.pem", answer.Chain},
-	} {
+	}
+	for _, file := range files[:2] {
+		there, err := os.ReadFile(filepath.Join(folder, file.name)) //nolint:gosec // the folder that the operator names
+		if err == nil && file.text != "" && string(there) != file.text {
+			return fmt.Errorf("--out: another credential is in %s", filepath.Join(folder, file.name))
+		}
+	}
+	for _, file := range files {
 		if file.text == "" {
 			continue
 		}

@@ -96,6 +96,9 @@ func (a *app) importManifest(cmd *cobra.Command, path, file string) error {
 			return err
 		}
 		defer opened.Close() //nolint:errcheck // only read
+		if info, err := opened.Stat(); err == nil && info.IsDir() {
+			return fmt.Errorf("%s is a folder", file)
+		}
 		from = opened
 	}
 	refused := 0

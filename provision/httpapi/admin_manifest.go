@@ -204,6 +204,9 @@ func (m *manifestImport) run(ctx context.Context, body io.Reader) error {
 			return err
 		}
 	}
+	if m.replace && m.report.Rows == 0 { // a file that was cut off, rather than a wish
+		return edgeclaim.Invalid("body", "no rows to take the place of the manifest; DELETE empties it")
+	}
 	if err := m.store(ctx); err != nil {
 		return err
 	}

@@ -122,6 +122,7 @@ func TestManifestRefused(t *testing.T) {
 		{"", "name\n", 400, "body: line 1: hardware_id: required"},
 		{"", "name,hardware_id,name\n", 400, "body: line 1: name: given more than once"},
 		{"", "\"hardware_id\n", 400, "body: line 1 is not well-formed CSV"},
+		{"?replace=true", "hardware_id\n", 400, "body: no rows to take the place of the manifest; DELETE empties it"},
 		{"?replace=maybe", "hardware_id\n", 400, "replace: want true or false"},
 		{"?dry_run=2", "hardware_id\n", 400, "dry_run: want true or false"},
 		{"", "hardware_id\n\"" + strings.Repeat("x\n", 1<<20), 400, "body: a row is longer than 65536 bytes"},
