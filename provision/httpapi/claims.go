@@ -107,9 +107,17 @@ func (h claimHandler) provision(c *gin.Context) {
 	if !ok {
 		return
 	}
-	ctx, cancel := context.WithTimeout(c.Request.Context(), h.timeout)
+	ctx, cancel := h.within(c)
 	defer cancel()
 	h.answer(c, format, 0, h.claims.Answer(ctx, ask))
+}
+
+// within is the time that a request of a device has, whatever becomes of its
+// half of the connection: who closes that behind the request still listens (RFC
+// 9112, section 9.6), though net/http takes him for gone. Of one that is gone,
+// the credential was on its way to nobody: what helps then is the nonce.
+func (d deviceSide) within(c *gin.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(c.Request.Context()), d.timeout)
 }
 
 // read takes what was asked, or answers why it cannot be.

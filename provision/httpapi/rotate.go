@@ -50,7 +50,7 @@ func (h rotateHandler) rotate(c *gin.Context) {
 	if !ok {
 		return
 	}
-	ctx, cancel := context.WithTimeout(c.Request.Context(), h.timeout)
+	ctx, cancel := h.within(c)
 	defer cancel()
 	who, err := h.letIn(ctx, c.Request)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -225,6 +226,31 @@ func TestRefusalDelayOutlastsTheAsker(t *testing.T) {
 	defer response.Body.Close()
 	if took := time.Since(start); response.StatusCode != 401 || took < edgeclaim.RefusalDelay {
 		t.Errorf("%d after %v", response.StatusCode, took)
+	}
+}
+
+// TestHalfAConnectionIsEnough: who closes his half behind the request hears his
+// answer.
+func TestHalfAConnectionIsEnough(t *testing.T) {
+	f := newFace(t)
+	_, _, key := f.issue()
+	for i := range 20 {
+		conn := dial(t, strings.TrimPrefix(f.claims, "http://"))
+		body := fmt.Sprintf(`{"provision_key":%q,"device_name":"n","hardware_id":"HALF-%d"}`, key, i)
+		if _, err := fmt.Fprintf(conn, "POST /api/v1/provision HTTP/1.1\r\nHost: box\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body); err != nil {
+			t.Fatal(err)
+		}
+		if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		if response.StatusCode != 200 {
+			t.Errorf("claim %d: %d", i, response.StatusCode)
+		}
 	}
 }
 
