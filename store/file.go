@@ -135,6 +135,15 @@ func writeWhole(name, text string) error {
 	return install(name+temporary, name)
 }
 
+// nameBox returns the box's id, and whether it had one before.
+func nameBox(dir string) (id string, known bool, err error) {
+	id, err = readBoxID(dir)
+	if err == nil && id == "" {
+		return newBoxID(), false, nil
+	}
+	return id, true, err
+}
+
 // readBoxID returns the copy of the box id; empty when there is none.
 func readBoxID(dir string) (string, error) {
 	text, err := os.ReadFile(filepath.Join(dir, boxIDFile)) //nolint:gosec // as above

@@ -109,13 +109,9 @@ func openLocked(cfg Config, lock *os.File) (*DB, error) {
 	if err := tidy(cfg); err != nil {
 		return nil, err
 	}
-	boxID, err := readBoxID(cfg.Dir)
+	boxID, known, err := nameBox(cfg.Dir)
 	if err != nil {
 		return nil, err
-	}
-	known := boxID != ""
-	if !known {
-		boxID = newBoxID()
 	}
 	boxKey, freshKey, err := loadBoxKey(cfg.Dir)
 	if err != nil {
