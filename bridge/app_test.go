@@ -77,6 +77,9 @@ func (a *application) serve(p *peer) {
 	if p.connack(packets.Accepted) == nil {
 		return
 	}
+	// Here and not in take: the last words of the connection before may be taken
+	// after the first ones of this one.
+	a.do(func() { a.peer = p })
 	for {
 		switch packet := p.read().(type) {
 		case *packets.SubscribePacket:
@@ -87,7 +90,7 @@ func (a *application) serve(p *peer) {
 			if !a.noPuback || packet.TopicName == a.names.State() {
 				p.puback(packet.MessageID)
 			}
-			a.take(p, packet.TopicName, packet.Payload)
+			a.take(packet.TopicName, packet.Payload)
 		case *packets.PingreqPacket:
 			_ = packets.NewControlPacket(packets.Pingresp).Write(p)
 		case nil:
@@ -96,7 +99,7 @@ func (a *application) serve(p *peer) {
 	}
 }
 
-func (a *application) take(p *peer, topic string, payload []byte) {
+func (a *application) take(topic string, payload []byte) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	defer func() {
@@ -109,7 +112,6 @@ func (a *application) take(p *peer, topic string, payload []byte) {
 	if len(payload) > wire.MaxMessage {
 		a.problem("a message of %d bytes", len(payload))
 	}
-	a.peer = p
 	names, kind, ok := wire.ParseUp(topic)
 	if !ok || names != a.names {
 		a.problem("topic %s", topic)
