@@ -476,20 +476,46 @@ func TestAppAnotherInstance(t *testing.T) {
 }
 
 // TestAppGoes: the lamp goes out when the application says that it goes, and on
-// when it does anything after all.
+// when it does anything after all: comes back as it was, welcomes, acknowledges.
 func TestAppGoes(t *testing.T) {
 	a := newApplication(t, nil)
 	m := newMemory()
 	b := startWith(t, appConf(a), m.parts())
 	b.awaitStatus(t, appUp)
 	a.await(t, "a hello", func() bool { return a.hello != nil })
-	a.do(func() {
-		a.raw(wire.HostTopic, []byte(`{"status":"offline","upstream_id":"hub-1","instance":"i","time":"2026-11-01T00:00:00Z"}`), false)
-	})
-	b.awaitStatus(t, func(s edgeclaim.UpstreamStatus) bool {
-		return s.App == edgeclaim.LampDown && strings.Contains(s.LastError, "it goes")
-	})
+	host := func(status string) {
+		a.do(func() {
+			a.raw(wire.HostTopic, fmt.Appendf(nil, `{"status":%q,"upstream_id":"hub-1","instance":"i","time":"2026-11-01T00:00:00Z"}`, status), false)
+		})
+	}
+	goes := func() {
+		t.Helper()
+		host(wire.Offline)
+		b.awaitStatus(t, func(s edgeclaim.UpstreamStatus) bool {
+			return s.App == edgeclaim.LampDown && strings.Contains(s.LastError, "it goes")
+		})
+	}
+	goes()
 	m.add(edgeclaim.LaneProv, 1)
+	b.awaitStatus(t, appUp)
+
+	// Another instance: it welcomes the box. The same one once more: its link to
+	// the broker was cut, and it knows the box.
+	for range 2 {
+		goes()
+		host(wire.Online)
+		b.awaitStatus(t, appUp)
+	}
+
+	// It goes while it is asked, and is there all the same.
+	silent := true
+	a.do(func() {
+		a.onHello = func(*application, *wire.Hello) bool { return silent }
+		a.say(wire.KindControl, &wire.Again{Head: a.head(wire.TypeAgain)})
+	})
+	b.awaitStatus(t, func(s edgeclaim.UpstreamStatus) bool { return strings.Contains(s.LastError, "no application answers") })
+	host(wire.Offline)
+	a.do(func() { silent = false })
 	b.awaitStatus(t, appUp)
 }
 
@@ -1000,11 +1026,8 @@ func TestAppStop(t *testing.T) {
 		if acked := m.acked(edgeclaim.LaneProv); acked != 30 {
 			t.Errorf("told up to %d, want 30", acked)
 		}
-		a.do(func() {
-			if last := a.order[len(a.order)-1]; last != "st" {
-				t.Errorf("the last word was %s", last)
-			}
-		})
+		// The stop ends with that word's PUBACK, which the rig says before it looks.
+		a.await(t, "the last word is that the box goes", func() bool { return a.order[len(a.order)-1] == "st" })
 	})
 	t.Run("bounded", func(t *testing.T) {
 		a := newApplication(t, nil)

@@ -106,8 +106,7 @@ func (c *conversation) sooner(now time.Time) {
 // as he likes, so that a welcomed box asks again once in Config.WelcomeTimeout
 // at most; but it does ask, for who came may not be who welcomed it.
 func (c *conversation) hearHost(h *wire.Host, now time.Time) {
-	if h.Status != wire.Online {
-		c.gone = true
+	if c.gone = h.Status != wire.Online; c.gone {
 		return
 	}
 	if h.Instance != c.instance {
@@ -151,7 +150,7 @@ func (c *conversation) hearWelcome(ctx context.Context, w *wire.Welcome, now tim
 	case stale:
 		return c.renew(ctx, now)
 	}
-	c.phase, c.unheard, c.helloAt = welcomed, 0, time.Time{}
+	c.phase, c.unheard, c.helloAt, c.gone = welcomed, 0, time.Time{}, false
 	c.credit = max(0, w.Credit)
 	for _, l := range c.lanes {
 		c.resume(l, w.Resume[l.name])
