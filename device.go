@@ -146,6 +146,7 @@ type Login struct {
 // Admission is who was let in, and with what.
 type Admission struct {
 	Device     DeviceID
+	Tenant     TenantID
 	Credential KeyHash
 	// ValidFor is how long that credential goes on to let it in: to the end of
 	// a rotation's overlap or of a certificate. 0: no end.

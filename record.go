@@ -15,20 +15,24 @@ type Record struct {
 	Stamp
 	// Data is the CloudEvent's data, a JSON object.
 	Data []byte
+	// Payload is, of TypeTelemetry, what the device sent, as it came; nil else.
+	Payload []byte
 }
 
 // Lane is one ordered queue of the outbox.
 type Lane string
 
-// The lanes. LaneProv is never dropped: full, claims are refused. LaneEvt is
-// bounded: full, the oldest go and a gap record says so (P7).
+// The lanes. LaneProv is never dropped: full, claims are refused. LaneEvt and
+// LaneTel are bounded: full, the oldest go and a gap record says so (P7). LaneTel
+// does not lie in the registry's file.
 const (
 	LaneProv Lane = "prov"
 	LaneEvt  Lane = "evt"
+	LaneTel  Lane = "tel"
 )
 
 // Lanes lists the lanes in the order they are sent.
-func Lanes() []Lane { return []Lane{LaneProv, LaneEvt} }
+func Lanes() []Lane { return []Lane{LaneProv, LaneEvt, LaneTel} }
 
 // RecordType is a CloudEvents type.
 type RecordType string
@@ -46,7 +50,10 @@ const (
 	TypeClockChanged      RecordType = "clock.changed"             // evt
 	TypeAlarmRaised       RecordType = "alarm.raised"              // evt
 	TypeAuditHead         RecordType = "audit.head"                // evt
-	TypeGap               RecordType = "gap"                       // evt
+	TypeDeviceEvent       RecordType = "device.event"              // evt
+	TypeCommandStatus     RecordType = "command.status"            // evt
+	TypeTelemetry         RecordType = "telemetry"                 // tel
+	TypeGap               RecordType = "gap"                       // evt, tel; damage in prov too
 )
 
 // Stamp is when something happened, as well as the box can tell.

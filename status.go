@@ -19,8 +19,10 @@ type Status struct {
 	Pending uint64 `json:"pending_claims"`
 	// Alarms are what happened on the line that must not, since the program
 	// began; those of the way up are in Upstream.
-	Alarms []AlarmCount `json:"alarms,omitempty"`
-	Audit  AuditStatus  `json:"audit"`
+	Alarms    []AlarmCount    `json:"alarms,omitempty"`
+	Audit     AuditStatus     `json:"audit"`
+	Telemetry TelemetryStatus `json:"telemetry"`
+	Commands  CommandsStatus  `json:"commands"`
 	// Certificates are those that the box stands for, by what they are for.
 	Certificates map[string]CertificateStatus `json:"certificates,omitempty"`
 }
@@ -119,6 +121,10 @@ const (
 	AlarmUnconfirmed Alarm = "unconfirmed"
 	// AlarmAuditLost: entries of the audit log could not be written.
 	AlarmAuditLost Alarm = "audit_lost"
+	// AlarmTelemetryDropped: telemetry was lost because its quota was full.
+	AlarmTelemetryDropped Alarm = "telemetry_dropped"
+	// AlarmDiskReserve: the disk is down to what only claims may use.
+	AlarmDiskReserve Alarm = "disk_reserve"
 	// AlarmCertificates: a certificate's files changed and cannot be used.
 	AlarmCertificates Alarm = "certificate_files"
 )
@@ -143,6 +149,8 @@ type ClockStatus struct {
 type ConnectionStatus struct {
 	Claimants int `json:"claimants"`
 	Devices   int `json:"devices"`
+	// Consumers are the named users on the line.
+	Consumers int `json:"consumers"`
 }
 
 // StoreStatus is the registry's file.

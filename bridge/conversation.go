@@ -56,7 +56,7 @@ const (
 
 func newConversation(s *session) *conversation {
 	c := &conversation{session: s, inbox: newInbox(s)}
-	for _, name := range edgeclaim.Lanes() {
+	for _, name := range s.parts.lanes() {
 		c.lanes = append(c.lanes, &lane{name: name})
 	}
 	return c

@@ -55,7 +55,7 @@ func (d *drain) send(ctx context.Context) {
 	defer cancel()
 	defer d.conn.OnEnd(cancel)()
 	for ctx.Err() == nil {
-		if err := d.pending(ctx, edgeclaim.Lanes()); err != nil {
+		if err := d.pending(ctx, d.parts.lanes()); err != nil {
 			if ctx.Err() == nil {
 				d.conn.Fail(err)
 			}

@@ -31,6 +31,45 @@ type Outbox interface {
 	Appended() <-chan struct{}
 }
 
+// Telemetry is where the records of edgeclaim.LaneTel lie: beside the outbox,
+// with an outbox's contract. Its Ack and Next know no other lane.
+type Telemetry interface {
+	Outbox
+	// Begin makes epoch the lane's life, unless it is in it already; nil means
+	// that this is durable. What is pending keeps its order and gets sequences
+	// from 1 on.
+	Begin(ctx context.Context, epoch string) error
+	// Refuse notes that upstream will never take the record at a mark, nor, in
+	// this run of the program, any later one of its device: Next tells gap
+	// records in their place.
+	Refuse(ctx context.Context, at edgeclaim.Mark, reason string) error
+}
+
+// States are the latest that is known of the devices at work. All methods are
+// safe for concurrent use.
+type States interface {
+	// Changed returns the states whose version is above after, in the order of
+	// their versions, maximum at most. withNewest adds the newest telemetry of
+	// each that upstream does not have yet.
+	Changed(ctx context.Context, after uint64, maximum int, withNewest bool) ([]edgeclaim.DeviceState, error)
+	// StatesChanged carries a signal some time after a state changed. Its
+	// capacity is 1, and it has one consumer.
+	StatesChanged() <-chan struct{}
+}
+
+// Commands takes what upstream wants devices to do. All methods are safe for
+// concurrent use, and may be repeated (P8).
+type Commands interface {
+	// Order keeps a command; nil means that it, and the record of its status,
+	// are durable. An order of an id that the device has already changes
+	// nothing. One that the box cannot take is told upstream as failed, and nil
+	// too. ErrUnavailable: later.
+	Order(ctx context.Context, o edgeclaim.Order) error
+	// Cancel takes a command back, unless it has come to its end, or nobody
+	// knows it.
+	Cancel(ctx context.Context, device edgeclaim.DeviceID, id edgeclaim.CommandID, by string) error
+}
+
 // Quarantine takes records that upstream will never take as they are.
 type Quarantine interface {
 	// Park takes the record at a mark out of its lane, with all later ones of
@@ -68,9 +107,13 @@ type Clock interface {
 	Raise(trusted time.Time)
 }
 
-// Parts are the box's other halves. AckPuback needs the Outbox alone.
+// Parts are the box's other halves. AckPuback needs the Outbox alone; Telemetry,
+// States and Commands may be nil: there is nothing of the kind then.
 type Parts struct {
 	Outbox     Outbox
+	Telemetry  Telemetry
+	States     States
+	Commands   Commands
 	Quarantine Quarantine
 	Life       Life
 	Registry   Registry
@@ -86,4 +129,13 @@ func (p *Parts) validate(ack string) error {
 		return errors.New("bridge: acknowledgement by the application needs all parts")
 	}
 	return nil
+}
+
+// lanes are those that there are, in the order they are sent.
+func (p *Parts) lanes() []edgeclaim.Lane {
+	all := edgeclaim.Lanes()
+	if p.Telemetry == nil {
+		return all[:len(all)-1]
+	}
+	return all
 }

@@ -90,7 +90,7 @@ func (s *Stick) Export(ctx context.Context, w io.Writer) error {
 		return err
 	}
 	var upto []edgeclaim.Mark
-	for _, lane := range edgeclaim.Lanes() {
+	for _, lane := range s.Parts.lanes() {
 		mark := edgeclaim.Mark{Epoch: epoch, Lane: lane, Upto: marks[lane].Appended}
 		if err := e.lane(ctx, mark); err != nil {
 			return err

@@ -13,7 +13,7 @@ import (
 // checkLanes: as many records are pending as the counters say, all of them
 // between Front and Appended; each can be read, and the bytes add up.
 func checkLanes(tx *bolt.Tx, s state) error {
-	for _, lane := range edgeclaim.Lanes() {
+	for _, lane := range lanes() {
 		l := s.lane(lane)
 		if l.Front == 0 || l.Front > l.Appended+1 || l.Acked+l.Dropped+l.Parked > l.Appended ||
 			l.pending() > l.Appended+1-l.Front || l.CheckAt >= l.Front {
@@ -77,7 +77,7 @@ func checkQuarantine(tx *bolt.Tx, s state) error {
 	if err != nil {
 		return err
 	}
-	for _, lane := range edgeclaim.Lanes() {
+	for _, lane := range lanes() {
 		if l, sum := s.lane(lane), held[lane]; l.Held != sum.Held || l.HeldBytes != sum.HeldBytes {
 			return fmt.Errorf("quarantine %s: holds %d records and %d bytes, the state says %d and %d",
 				lane, sum.Held, sum.HeldBytes, l.Held, l.HeldBytes)

@@ -150,7 +150,7 @@ func (b *batch) tellLosses(lost losses) error {
 // lost, however many records that were (P7). A box that cannot say so starts
 // all the same.
 func (db *DB) tellSetAside() {
-	for _, lane := range edgeclaim.Lanes() {
+	for _, lane := range lanes() {
 		data, err := json.Marshal(&gap{Lane: lane, Reason: gapSetAside})
 		if err == nil {
 			err = db.Append(context.Background(), edgeclaim.Record{

@@ -8,7 +8,6 @@ import (
 	"github.com/fxamacker/cbor/v2"
 	bolt "go.etcd.io/bbolt"
 
-	"edgeclaim"
 )
 
 // migrations[v] turns a file of version v into one of version v+1, in one
@@ -61,7 +60,7 @@ func addTrust(tx *bolt.Tx, now time.Time) error {
 // asVersion2 gives the state of a file of version 1, whose lanes had no holes,
 // what it left unsaid.
 func (s *state) asVersion2() {
-	for _, lane := range edgeclaim.Lanes() {
+	for _, lane := range lanes() {
 		if l := s.lane(lane); l.Front == 0 {
 			l.Front = l.Acked + l.Dropped + 1
 		}

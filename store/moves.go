@@ -154,7 +154,7 @@ func (db *DB) Requeue(ctx context.Context, device edgeclaim.DeviceID) (moved int
 
 func (b *batch) startRequeue(device edgeclaim.DeviceID) error {
 	found := false
-	for _, lane := range edgeclaim.Lanes() {
+	for _, lane := range lanes() {
 		if !b.parked(lane, device) {
 			continue
 		}

@@ -168,7 +168,7 @@ func (db *DB) Marks(ctx context.Context) (epoch, previous string, marks map[edge
 		}
 		meta := tx.Bucket(bucketMeta)
 		epoch, previous = string(meta.Get(metaEpoch)), string(meta.Get(metaBefore))
-		for _, lane := range edgeclaim.Lanes() {
+		for _, lane := range lanes() {
 			l := s.lane(lane)
 			marks[lane] = edgeclaim.LaneMarks{
 				First: l.Front, Appended: l.Appended,
@@ -194,7 +194,7 @@ func (db *DB) Renew(ctx context.Context) (string, error) {
 }
 
 func (b *batch) renew(epoch string) error {
-	for _, lane := range edgeclaim.Lanes() {
+	for _, lane := range lanes() {
 		s := b.state.lane(lane)
 		places, err := b.oldest(lane, 1, s.Appended)
 		if err != nil {
@@ -344,7 +344,7 @@ func (b *batch) ack(upto edgeclaim.Mark) (done bool, err error) {
 }
 
 func knownLane(lane edgeclaim.Lane) error {
-	for _, known := range edgeclaim.Lanes() {
+	for _, known := range lanes() {
 		if lane == known {
 			return nil
 		}
@@ -361,7 +361,7 @@ func (db *DB) LaneStats(ctx context.Context) (map[edgeclaim.Lane]edgeclaim.LaneS
 		if err != nil {
 			return err
 		}
-		for _, lane := range edgeclaim.Lanes() {
+		for _, lane := range lanes() {
 			l := s.lane(lane)
 			stat := edgeclaim.LaneStats{
 				Pending: l.pending(), Bytes: l.Bytes,

@@ -112,11 +112,14 @@ func (s *state) lane(lane edgeclaim.Lane) *laneState {
 	return &s.Evt
 }
 
+// lanes are those that lie in this file, in the order they are sent.
+func lanes() []edgeclaim.Lane { return []edgeclaim.Lane{edgeclaim.LaneProv, edgeclaim.LaneEvt} }
+
 // laneTag is a lane in a key, in the order of the lanes' names.
 func laneTag(lane edgeclaim.Lane) byte { return lane[0] }
 
 func laneOf(tag byte) (edgeclaim.Lane, error) {
-	for _, lane := range edgeclaim.Lanes() {
+	for _, lane := range lanes() {
 		if laneTag(lane) == tag {
 			return lane, nil
 		}
