@@ -7,7 +7,6 @@ import (
 
 	"github.com/fxamacker/cbor/v2"
 	bolt "go.etcd.io/bbolt"
-
 )
 
 // migrations[v] turns a file of version v into one of version v+1, in one
