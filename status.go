@@ -107,6 +107,9 @@ const (
 	AlarmUpstreamBehind Alarm = "upstream_behind"
 	// AlarmQuarantine: upstream will never take a record.
 	AlarmQuarantine Alarm = "quarantine"
+	// AlarmTelemetryUnread: the lane of telemetry cannot be read, so that nothing
+	// is told of it for a while; the other lanes go on.
+	AlarmTelemetryUnread Alarm = "telemetry_unreadable"
 	// AlarmEnrolment: there is an enrolment that cannot be read, and so nothing
 	// is taken from upstream.
 	AlarmEnrolment Alarm = "enrolment_damaged"

@@ -165,7 +165,7 @@ func (a *application) sayWelcome() {
 		Head: a.head(wire.TypeWelcome), Version: wire.Version, Upstream: "hub-1", Credit: a.credit,
 		Resume: map[edgeclaim.Lane]wire.Resume{},
 	}
-	for _, lane := range edgeclaim.Lanes() {
+	for lane := range a.hello.Lanes {
 		w.Resume[lane] = wire.Resume{Upto: a.marks[a.hello.Epoch+string(lane)]}
 	}
 	if a.welcome != nil {

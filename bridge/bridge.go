@@ -43,6 +43,7 @@ type Identity struct {
 type Bridge struct {
 	conf     Config
 	names    wire.Names
+	topics   topics
 	identity Identity
 	parts    Parts
 	logger   *slog.Logger
@@ -78,6 +79,10 @@ func New(conf Config, parts Parts, identity Identity, logger *slog.Logger) (*Bri
 	if err != nil {
 		return nil, err
 	}
+	topics, err := newTopics(&conf, names)
+	if err != nil {
+		return nil, err
+	}
 	pace, err := backoff.New(conf.BackoffBase, conf.BackoffLimit, nil)
 	if err != nil {
 		return nil, err
@@ -85,12 +90,13 @@ func New(conf Config, parts Parts, identity Identity, logger *slog.Logger) (*Bri
 	return &Bridge{
 		conf:       conf,
 		names:      names,
+		topics:     topics,
 		identity:   identity,
 		parts:      parts,
 		logger:     logger,
 		lamps:      newLamps(conf.Shown(), conf.Ack),
 		alarms:     newAlarms(conf.Now, logger),
-		ledger:     newLedger(parts.Outbox, conf.AckFlush, conf.StopTimeout, logger),
+		ledger:     newLedger(parts, conf.AckFlush, conf.StopTimeout, logger),
 		reenrolled: make(chan struct{}, 1),
 		backoff:    pace,
 	}, nil

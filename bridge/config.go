@@ -29,6 +29,14 @@ type Config struct {
 	// Ack is the acknowledgement mode: AckPuback or AckApp.
 	Ack string `yaml:"ack"`
 
+	// TelemetryTopic is, with AckPuback, where what devices measure goes, each
+	// point as it came; PresenceTopic where it is retained whether they are at
+	// work, empty for nowhere. Both may name {device_id}, which they have to,
+	// {tenant_id}, {site} and {box_id}, and are MQTT topics of at most MaxTopic
+	// bytes and 7 slashes, without wildcards.
+	TelemetryTopic string `yaml:"telemetry_topic"`
+	PresenceTopic  string `yaml:"presence_topic"`
+
 	// Window is how many records may be on their way at once, 1 to MaxWindow.
 	// It bounds memory, and the rate: at most Window records in each round
 	// trip. An application may set a lower bound.
@@ -72,6 +80,8 @@ func Defaults() Config {
 	return Config{
 		Config:         client.Defaults(),
 		Ack:            AckPuback,
+		TelemetryTopic: "devices/{device_id}/telemetry",
+		PresenceTopic:  "devices/{device_id}/presence",
 		Window:         4096,
 		ReadBatch:      256,
 		AckTimeout:     30 * time.Second,
@@ -96,6 +106,9 @@ func (c *Config) Validate() error {
 	}
 	if c.Ack != AckPuback && c.Ack != AckApp {
 		return edgeclaim.Invalid("ack", "want %s or %s", AckPuback, AckApp)
+	}
+	if err := c.validateTopics(); err != nil {
+		return err
 	}
 	for _, n := range []struct {
 		key   string
@@ -124,6 +137,23 @@ func (c *Config) Validate() error {
 		return edgeclaim.Invalid("probe_limit", "want at least welcome_timeout")
 	case c.StartSpread < 0:
 		return edgeclaim.Invalid("start_spread", "want zero or more")
+	}
+	return nil
+}
+
+// validateTopics judges the topics of AckPuback, in either mode.
+func (c *Config) validateTopics() error {
+	if _, err := parseTopic("telemetry_topic", c.TelemetryTopic); err != nil {
+		return err
+	}
+	if c.PresenceTopic == "" {
+		return nil
+	}
+	if _, err := parseTopic("presence_topic", c.PresenceTopic); err != nil {
+		return err
+	}
+	if c.PresenceTopic == c.TelemetryTopic {
+		return edgeclaim.Invalid("presence_topic", "want another one than telemetry_topic")
 	}
 	return nil
 }

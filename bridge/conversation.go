@@ -40,6 +40,12 @@ type conversation struct {
 	// behind the first may have theirs.
 	unconfirmed []*client.Delivery
 
+	// knowing: the application knows of telemetry, and of states. One of an
+	// earlier version is told of neither.
+	knowing bool
+	resting time.Time // telemetry could not be read, and is not before; zero: it can be
+	stating stating
+
 	want     want
 	looked   time.Time // when the last step began
 	stopping bool
@@ -75,6 +81,7 @@ func (c *conversation) run(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	done := ctx.Done() // nil once it has been heard
+	appended, changed := c.parts.signals()
 	for {
 		switch err := c.step(ctx); {
 		case err == nil:
@@ -96,8 +103,12 @@ func (c *conversation) run(ctx context.Context) error {
 		case <-c.inbox.wake:
 		case <-c.parts.Outbox.Appended():
 			for _, l := range c.lanes {
-				l.more = true
+				l.more = l.more || l.name != edgeclaim.LaneTel
 			}
+		case <-appended:
+			c.lane(edgeclaim.LaneTel).more = true
+		case <-changed:
+			c.stating.more = true
 		case <-c.reenrolled:
 		case <-timer.C:
 		}
@@ -136,6 +147,10 @@ func (c *conversation) step(ctx context.Context) error {
 	}
 	if err := c.askForDevices(now); err != nil {
 		return err
+	}
+	if c.phase == welcomed && c.rested(ctx, now) {
+		c.ask(now)
+		return nil
 	}
 	err := c.tell(ctx, now)
 	c.show(now)
@@ -183,7 +198,7 @@ func (c *conversation) hear(ctx context.Context, now time.Time) error {
 	if err != nil || c.phase != welcomed {
 		return err
 	}
-	if l.credit != nil || len(l.upto) > 0 || l.snapshot != nil {
+	if l.credit != nil || len(l.upto) > 0 || l.snapshot != nil || l.state != nil {
 		c.gone = false
 	}
 	if l.credit != nil {
@@ -197,10 +212,16 @@ func (c *conversation) hear(ctx context.Context, now time.Time) error {
 	if l.snapshot != nil {
 		c.hearSnapshot(l.snapshot, now)
 	}
+	if l.state != nil {
+		c.hearState(*l.state)
+	}
 	for i := range l.nacks {
 		if err := c.hearNack(ctx, &l.nacks[i], now); err != nil {
 			return err
 		}
+	}
+	if !c.stopping {
+		c.hearOrders(ctx, &l)
 	}
 	if l.page != nil {
 		return c.hearPage(ctx, l.page, now)
@@ -277,6 +298,12 @@ func (c *conversation) due() time.Time {
 	}
 	if c.want.again.After(c.looked) {
 		earlier(c.want.again)
+	}
+	if c.resting.After(c.looked) {
+		earlier(c.resting)
+	}
+	if at := c.stating.due(c.conf.AckTimeout); at.After(c.looked) {
+		earlier(at)
 	}
 	return at
 }

@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"context"
 	"log/slog"
 	"time"
 
@@ -34,8 +35,14 @@ func NextLook(looked, until time.Time) map[string]time.Time {
 // Ledger gives the tests generations that overlap, which Run never lets happen.
 type Ledger = ledger
 
+// laneOf makes one outbox hold all lanes.
+type laneOf struct{ Outbox }
+
+func (laneOf) Begin(context.Context, string) error                  { return nil }
+func (laneOf) Refuse(context.Context, edgeclaim.Mark, string) error { return nil }
+
 func NewLedger(outbox Outbox, every, final time.Duration, logger *slog.Logger) *Ledger {
-	return newLedger(outbox, every, final, logger)
+	return newLedger(Parts{Outbox: outbox, Telemetry: laneOf{outbox}}, every, final, logger)
 }
 
 var (

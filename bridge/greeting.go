@@ -38,6 +38,7 @@ func (c *conversation) quiet(next phase) {
 	c.phase, c.unheard = next, 0
 	c.returned, c.gone, c.putOff = time.Time{}, false, time.Time{}
 	c.inFlight, c.progress, c.want = 0, time.Time{}, want{}
+	c.knowing, c.stating = false, stating{more: true}
 	for _, l := range c.lanes {
 		l.begin(l.acked)
 	}
@@ -59,7 +60,10 @@ func (c *conversation) hello(ctx context.Context, now time.Time) error {
 	if err != nil {
 		return fault(err)
 	}
-	c.previous, c.marks = previous, marks
+	c.previous, c.marks, c.resting = previous, marks, time.Time{}
+	if c.parts.Telemetry != nil && !c.beginTelemetry(ctx) {
+		c.resting = now.Add(c.rest())
+	}
 	stamp := c.parts.Clock.Stamp()
 	err = c.say(wire.KindControl, &wire.Hello{
 		Type: wire.TypeHello, Versions: []int{wire.Version},
@@ -137,12 +141,13 @@ func (c *conversation) hearWelcome(ctx context.Context, w *wire.Welcome, now tim
 	}
 	if c.phase == welcomed {
 		for name, resume := range w.Resume {
-			if l := c.lane(name); l != nil && resume.Upto <= l.sent {
+			if l := c.lane(name); l != nil && c.tells(l) && resume.Upto <= l.sent {
 				c.acknowledge(name, resume.Upto, now)
 			}
 		}
 		return nil
 	}
+	_, c.knowing = w.Resume[edgeclaim.LaneTel]
 	stale, err := c.contradicted(ctx, w.Resume)
 	switch {
 	case err != nil:
@@ -153,7 +158,9 @@ func (c *conversation) hearWelcome(ctx context.Context, w *wire.Welcome, now tim
 	c.phase, c.unheard, c.helloAt, c.gone = welcomed, 0, time.Time{}, false
 	c.credit = max(0, w.Credit)
 	for _, l := range c.lanes {
-		c.resume(l, w.Resume[l.name])
+		if c.tells(l) {
+			c.resume(l, w.Resume[l.name])
+		}
 	}
 	c.upstream = name(w.Upstream)
 	c.lamps.welcomed(c.upstream)
@@ -185,6 +192,9 @@ func (c *conversation) resume(l *lane, r wire.Resume) {
 // not: then the box is an old copy of itself, whatever its counters say.
 func (c *conversation) contradicted(ctx context.Context, resume map[edgeclaim.Lane]wire.Resume) (bool, error) {
 	for _, l := range c.lanes {
+		if !c.tells(l) {
+			continue
+		}
 		r, marks := resume[l.name], c.marks[l.name]
 		if r.Upto > marks.Appended || r.Check.Contradicts(marks.Check) {
 			return true, nil
@@ -205,11 +215,16 @@ func (c *conversation) contradicted(ctx context.Context, resume map[edgeclaim.La
 
 // check names the box's own record of a sequence; zero when it has none.
 func (c *conversation) check(ctx context.Context, lane edgeclaim.Lane, sequence uint64) (edgeclaim.Check, error) {
-	records, err := c.parts.Outbox.Next(ctx, c.mark(lane, sequence-1), 1)
-	if err != nil {
+	records, err := c.parts.outbox(lane).Next(ctx, c.mark(lane, sequence-1), 1)
+	switch {
+	case err != nil && lane == edgeclaim.LaneTel:
+		return edgeclaim.Check{}, c.unread(ctx, c.lane(lane), err)
+	case err != nil:
 		return edgeclaim.Check{}, fault(err)
-	}
-	if len(records) == 0 || records[0].Sequence != sequence {
+	case len(records) == 0 || records[0].Sequence != sequence:
+		return edgeclaim.Check{}, nil
+	case lane == edgeclaim.LaneTel && records[0].Type == edgeclaim.TypeGap:
+		// It may have taken the place of the record that upstream has.
 		return edgeclaim.Check{}, nil
 	}
 	text, err := wire.EncodeEvent(c.names, c.epoch, &records[0])

@@ -15,6 +15,11 @@ import (
 // application says it again when the same records come again.
 const maxNacks = 64
 
+// maxOrders is how many commands, and words that take one back, wait at most;
+// one beyond is thrown away, for the application says it again until it hears
+// what became of it.
+const maxOrders = 256
+
 // letter is what came down since the last look, judged and merged: however
 // much comes, it stays small.
 type letter struct {
@@ -26,6 +31,9 @@ type letter struct {
 	snapshot *wire.SnapshotAck
 	nacks    []wire.Nack
 	page     *wire.RegistryPage
+	state    *uint64
+	orders   []wire.Order
+	cancels  []wire.OrderName
 }
 
 // inbox takes what comes down on one connection. Messages are judged where
@@ -163,7 +171,7 @@ func (in *inbox) judge(message wire.Down) {
 		in.clock.Raise(head.Time)
 	} else if !in.warned {
 		in.warned = true
-		in.logger.Warn("whoever may publish below this box's down topics can make it forget records: it is not enrolled")
+		in.logger.Warn("whoever may publish below this box's down topics can make it forget records, and command its devices: it is not enrolled")
 	}
 	in.merge(message)
 	signal(in.wake)
@@ -180,6 +188,12 @@ func (in *inbox) merge(message wire.Down) {
 		in.next.page = m
 	case *wire.Ack:
 		in.mergeAck(m)
+	case *wire.Commands:
+		room := maxOrders - len(in.next.orders) - len(in.next.cancels)
+		orders := m.Commands[:min(len(m.Commands), room)]
+		cancels := m.Cancel[:min(len(m.Cancel), room-len(orders))]
+		in.next.orders = append(in.next.orders, orders...)
+		in.next.cancels = append(in.next.cancels, cancels...)
 	}
 }
 
@@ -206,6 +220,9 @@ func (in *inbox) mergeAck(ack *wire.Ack) {
 	}
 	if ack.Snapshot != nil {
 		in.next.snapshot = ack.Snapshot
+	}
+	if ack.State != nil {
+		in.next.state = ack.State
 	}
 }
 

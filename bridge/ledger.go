@@ -25,7 +25,7 @@ const (
 // commit in the file that claims wait for. It outlives connections. One highest
 // sequence a lane is all its state, so that nothing it holds back can grow.
 type ledger struct {
-	outbox Outbox
+	parts  Parts // of which it tells the lanes' outboxes
 	every  time.Duration
 	final  time.Duration
 	logger *slog.Logger
@@ -38,12 +38,12 @@ type ledger struct {
 	epoch      string                            // guarded by mu; of all marks here
 	acked      map[edgeclaim.Lane]edgeclaim.Mark // guarded by mu; upstream has everything up to here
 	told       map[edgeclaim.Lane]uint64         // guarded by mu; the outbox knows up to here
-	fresh      int                               // guarded by mu; how many since the last telling
+	fresh      int                               // guarded by mu; how many since the last telling, without edgeclaim.LaneTel
 }
 
-func newLedger(outbox Outbox, every, final time.Duration, logger *slog.Logger) *ledger {
+func newLedger(parts Parts, every, final time.Duration, logger *slog.Logger) *ledger {
 	return &ledger{
-		outbox: outbox, every: every, final: final, logger: logger,
+		parts: parts, every: every, final: final, logger: logger,
 		wake: make(chan struct{}, 1), full: make(chan struct{}, 1),
 		acked: map[edgeclaim.Lane]edgeclaim.Mark{}, told: map[edgeclaim.Lane]uint64{},
 	}
@@ -77,7 +77,11 @@ func (l *ledger) put(generation uint64, mark edgeclaim.Mark, records int) {
 		return
 	}
 	l.acked[mark.Lane] = mark
-	l.fresh += records
+	// Telemetry comes so fast that it would be told without a pause, each time
+	// at the cost of a write to the disk that claims wait for.
+	if mark.Lane != edgeclaim.LaneTel {
+		l.fresh += records
+	}
 	signal(l.wake)
 	if l.fresh >= flushCount {
 		signal(l.full)
@@ -137,7 +141,7 @@ func (l *ledger) flush(ctx context.Context) error {
 		if mark.Upto == told {
 			continue
 		}
-		err := l.outbox.Ack(ctx, mark)
+		err := l.parts.outbox(lane).Ack(ctx, mark)
 		switch {
 		case errors.Is(err, edgeclaim.ErrConflict):
 			// The outbox has begun another life, in which these records are

@@ -24,6 +24,7 @@ type memory struct {
 	// fail, when not nil, is asked before every call; its error is returned.
 	fail     func(call string, lane edgeclaim.Lane) error
 	appended chan struct{}
+	came     chan struct{} // as appended, for telemetry
 	clock    floor
 
 	mu       sync.Mutex
@@ -46,6 +47,7 @@ type memoryLane struct {
 func newMemory() *memory {
 	m := &memory{
 		appended: make(chan struct{}, 1),
+		came:     make(chan struct{}, 1),
 		epoch:    epoch,
 		lanes:    map[edgeclaim.Lane]*memoryLane{},
 		calls:    map[string]int{},
@@ -72,13 +74,20 @@ func (m *memory) Marks(context.Context) (string, string, map[edgeclaim.Lane]edge
 	defer m.mu.Unlock()
 	marks := map[edgeclaim.Lane]edgeclaim.LaneMarks{}
 	for name, l := range m.lanes {
-		first := l.last + 1
-		if len(l.records) > 0 {
-			first = l.records[0].Sequence
+		if name != edgeclaim.LaneTel {
+			marks[name] = l.marks()
 		}
-		marks[name] = edgeclaim.LaneMarks{First: first, Appended: l.last, Check: l.check}
 	}
 	return m.epoch, m.previous, marks, nil
+}
+
+// marks is called with mu held.
+func (l *memoryLane) marks() edgeclaim.LaneMarks {
+	first := l.last + 1
+	if len(l.records) > 0 {
+		first = l.records[0].Sequence
+	}
+	return edgeclaim.LaneMarks{First: first, Appended: l.last, Check: l.check}
 }
 
 func (m *memory) Next(_ context.Context, after edgeclaim.Mark, limit int) ([]edgeclaim.Record, error) {
@@ -158,15 +167,22 @@ func (m *memory) Renew(context.Context) (string, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.previous, m.epoch = m.epoch, fmt.Sprintf("01K1RENEWED%015d", m.calls["renew"])
-	for _, l := range m.lanes {
-		for i := range l.records {
-			l.records[i].Sequence = uint64(i + 1)
+	for name, l := range m.lanes {
+		if name != edgeclaim.LaneTel {
+			l.renew()
 		}
-		l.last, l.acked, l.check = uint64(len(l.records)), 0, edgeclaim.Check{}
 	}
 	m.changed()
 	m.signal()
 	return m.epoch, nil
+}
+
+// renew is called with mu held.
+func (l *memoryLane) renew() {
+	for i := range l.records {
+		l.records[i].Sequence = uint64(i + 1)
+	}
+	l.last, l.acked, l.check = uint64(len(l.records)), 0, edgeclaim.Check{}
 }
 
 func (m *memory) Devices(_ context.Context, after edgeclaim.DeviceID, maximum int) ([]edgeclaim.Device, error) {
@@ -243,6 +259,10 @@ func (m *memory) append(lane edgeclaim.Lane, records ...edgeclaim.Record) {
 		l.records = append(l.records, r)
 	}
 	m.mu.Unlock()
+	if lane == edgeclaim.LaneTel {
+		signalTo(m.came)
+		return
+	}
 	m.signal()
 }
 
@@ -254,9 +274,11 @@ func (m *memory) drop(lane edgeclaim.Lane, which func(sequence uint64) bool) {
 	l.records = slices.DeleteFunc(l.records, func(r edgeclaim.Record) bool { return which(r.Sequence) })
 }
 
-func (m *memory) signal() {
+func (m *memory) signal() { signalTo(m.appended) }
+
+func signalTo(c chan<- struct{}) {
 	select {
-	case m.appended <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
@@ -335,6 +357,9 @@ func newRecord(lane edgeclaim.Lane, sequence uint64) edgeclaim.Record {
 		},
 		Data: []byte(`{"reason":"unknown_key","via":"http","count":1,"since":"2026-10-04T09:12:00Z","until":"2026-10-04T09:13:00Z","box_id":"` +
 			box + `","site":"` + site + `"}`),
+	}
+	if lane == edgeclaim.LaneTel {
+		return newPoint(sequence)
 	}
 	if lane == edgeclaim.LaneProv {
 		tenantID, _ := edgeclaim.ParseTenantID(tenant)

@@ -131,6 +131,34 @@ func (p *Parts) validate(ack string) error {
 	return nil
 }
 
+// outbox is where a lane's records lie.
+func (p *Parts) outbox(lane edgeclaim.Lane) Outbox {
+	if lane == edgeclaim.LaneTel {
+		return p.Telemetry
+	}
+	return p.Outbox
+}
+
+// refuse takes a record that upstream will never take out of its lane. Errors
+// are Quarantine's.
+func (p *Parts) refuse(ctx context.Context, at edgeclaim.Mark, reason string) error {
+	if at.Lane == edgeclaim.LaneTel {
+		return p.Telemetry.Refuse(ctx, at, reason)
+	}
+	return p.Quarantine.Park(ctx, at, reason)
+}
+
+// signals are those of telemetry and of states; nil for what there is not.
+func (p *Parts) signals() (appended, changed <-chan struct{}) {
+	if p.Telemetry != nil {
+		appended = p.Telemetry.Appended()
+	}
+	if p.States != nil {
+		changed = p.States.StatesChanged()
+	}
+	return appended, changed
+}
+
 // lanes are those that there are, in the order they are sent.
 func (p *Parts) lanes() []edgeclaim.Lane {
 	all := edgeclaim.Lanes()

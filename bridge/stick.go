@@ -74,6 +74,10 @@ func (s *Stick) Export(ctx context.Context, w io.Writer) error {
 	if err != nil {
 		return err
 	}
+	lanes := []edgeclaim.Lane{edgeclaim.LaneProv, edgeclaim.LaneEvt}
+	if s.telemetry(ctx, epoch, marks) {
+		lanes = append(lanes, edgeclaim.LaneTel)
+	}
 	devices, err := s.Parts.Registry.Count(ctx)
 	if err != nil {
 		return err
@@ -90,14 +94,32 @@ func (s *Stick) Export(ctx context.Context, w io.Writer) error {
 		return err
 	}
 	var upto []edgeclaim.Mark
-	for _, lane := range s.Parts.lanes() {
+	for _, lane := range lanes {
 		mark := edgeclaim.Mark{Epoch: epoch, Lane: lane, Upto: marks[lane].Appended}
-		if err := e.lane(ctx, mark); err != nil {
+		if err := e.lane(ctx, &mark); err != nil {
 			return err
 		}
 		upto = append(upto, mark)
 	}
 	return s.Exports.AddExport(ctx, e.nonce, upto)
+}
+
+// telemetry adds where that lane stands to the marks. Where it cannot be read,
+// the export goes without it.
+func (s *Stick) telemetry(ctx context.Context, epoch string, marks map[edgeclaim.Lane]edgeclaim.LaneMarks) bool {
+	if s.Parts.Telemetry == nil {
+		return false
+	}
+	err := s.Parts.Telemetry.Begin(ctx, epoch)
+	if err == nil {
+		var own map[edgeclaim.Lane]edgeclaim.LaneMarks
+		if _, _, own, err = s.Parts.Telemetry.Marks(ctx); err == nil {
+			marks[edgeclaim.LaneTel] = own[edgeclaim.LaneTel]
+			return true
+		}
+	}
+	s.Logger.Error("telemetry cannot be read; the export goes without it", "err", err)
+	return false
 }
 
 // export is one file being written.
@@ -110,12 +132,18 @@ type export struct {
 
 // lane writes a lane up to a mark. Its batches speak from 1 on: where upstream
 // stands nobody here knows, and what the box has forgotten will not come.
-func (e *export) lane(ctx context.Context, to edgeclaim.Mark) error {
+// Telemetry that cannot be read on the way lowers the mark.
+func (e *export) lane(ctx context.Context, to *edgeclaim.Mark) error {
 	l := &lane{name: to.Lane}
 	l.begin(0)
 	for l.sent < to.Upto {
-		if err := e.fill(ctx, l, to); err != nil {
-			return err
+		if err := e.fill(ctx, l, *to); err != nil {
+			if to.Lane != edgeclaim.LaneTel || ctx.Err() != nil {
+				return err
+			}
+			e.Logger.Error("telemetry cannot be read; the export ends before it", "err", err)
+			to.Upto = l.sent
+			return nil
 		}
 		n, _ := l.fits(MaxWindow)
 		b := l.take(n)
@@ -133,7 +161,7 @@ func (e *export) fill(ctx context.Context, l *lane, to edgeclaim.Mark) error {
 	const atOnce = 256
 	for l.more && l.bytes < wire.MaxMessage {
 		after := edgeclaim.Mark{Epoch: e.epoch, Lane: l.name, Upto: l.read}
-		records, err := e.Parts.Outbox.Next(ctx, after, atOnce)
+		records, err := e.Parts.outbox(l.name).Next(ctx, after, atOnce)
 		if err != nil {
 			return err
 		}
@@ -142,7 +170,7 @@ func (e *export) fill(ctx context.Context, l *lane, to edgeclaim.Mark) error {
 		if l.more = n > 0 && n == len(records); !l.more {
 			l.gone = to.Upto
 		}
-		p := preparing{names: e.names, epoch: e.epoch, quarantine: e.Parts.Quarantine}
+		p := preparing{names: e.names, epoch: e.epoch, parts: &e.Parts}
 		if _, err := p.add(ctx, l, records); err != nil {
 			return err
 		}
@@ -290,24 +318,24 @@ func held(ack *wire.Ack, marks []edgeclaim.Mark) (*ackOf, error) {
 func (s *Stick) apply(ctx context.Context, ack *ackOf, out *Accepted) error {
 	for _, mark := range ack.marks {
 		upto, named := ack.Upto[mark.Lane]
-		if !named {
+		if !named || s.Parts.outbox(mark.Lane) == nil {
 			continue
 		}
 		mark.Upto, mark.Check = upto, edgeclaim.Check{}
-		if err := s.Parts.Outbox.Ack(ctx, mark); err != nil {
+		if err := s.Parts.outbox(mark.Lane).Ack(ctx, mark); err != nil {
 			return ended(err)
 		}
 		out.Upto[mark.Lane] = max(out.Upto[mark.Lane], upto)
 	}
 	for i := range ack.Nack {
 		nack := &ack.Nack[i]
-		if nack.Code != wire.NackPermanent {
+		if nack.Code != wire.NackPermanent || s.Parts.outbox(nack.Lane) == nil {
 			s.Logger.Warn("upstream did not take all of an export; export anew",
 				"lane", string(nack.Lane), "sequence", nack.Sequence)
 			continue
 		}
 		at := edgeclaim.Mark{Epoch: ack.Epoch, Lane: nack.Lane, Upto: nack.Sequence}
-		err := s.Parts.Quarantine.Park(ctx, at, reason(nack.Reason))
+		err := s.Parts.refuse(ctx, at, reason(nack.Reason))
 		switch {
 		case err == nil:
 			out.Parked++

@@ -3,6 +3,7 @@ package bridge
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"time"
 
@@ -61,6 +62,12 @@ func (c *conversation) tellOne(ctx context.Context, now time.Time) (bool, error)
 			if sent, wait, err := c.tellPage(ctx, now); sent || wait || err != nil {
 				return sent, err
 			}
+			if sent, err := c.tellStates(ctx, now); sent || err != nil {
+				return sent, err
+			}
+		}
+		if !c.tells(l) {
+			continue
 		}
 		if err := c.fill(ctx, l); err != nil {
 			return false, err
@@ -77,14 +84,17 @@ func (c *conversation) tellOne(ctx context.Context, now time.Time) (bool, error)
 // fill reads the outbox until a message would be full.
 func (c *conversation) fill(ctx context.Context, l *lane) error {
 	for l.more && l.bytes < wire.MaxMessage {
-		records, err := c.parts.Outbox.Next(ctx, c.mark(l.name, l.read), c.conf.ReadBatch)
+		if l.name == edgeclaim.LaneTel && !c.resting.IsZero() {
+			return nil
+		}
+		records, err := c.parts.outbox(l.name).Next(ctx, c.mark(l.name, l.read), c.conf.ReadBatch)
 		if err != nil {
-			return fault(err)
+			return c.unread(ctx, l, err)
 		}
 		if len(records) == 0 {
 			return c.end(ctx, l)
 		}
-		p := preparing{names: c.names, epoch: c.epoch, quarantine: c.parts.Quarantine}
+		p := preparing{names: c.names, epoch: c.epoch, parts: &c.parts}
 		parked, err := p.add(ctx, l, records)
 		if err != nil {
 			return fault(err)
@@ -98,14 +108,14 @@ func (c *conversation) fill(ctx context.Context, l *lane) error {
 
 // preparing makes records ready to be told.
 type preparing struct {
-	names      wire.Names
-	epoch      string
-	quarantine Quarantine
+	names wire.Names
+	epoch string
+	parts *Parts
 }
 
 // add encodes records into a lane. One that no message can carry is parked:
 // upstream could never take it. What was read behind it may be parked with it,
-// and has to be read again.
+// and has to be read again. Of telemetry, a gap record takes its place.
 func (p *preparing) add(ctx context.Context, l *lane, records []edgeclaim.Record) (parked bool, err error) {
 	for i := range records {
 		r := &records[i]
@@ -113,9 +123,14 @@ func (p *preparing) add(ctx context.Context, l *lane, records []edgeclaim.Record
 		if err != nil {
 			return false, err
 		}
-		if len(text)+1+wire.BatchOverhead > wire.MaxMessage {
+		if fits := len(text)+1+wire.BatchOverhead <= wire.MaxMessage; !fits && l.name == edgeclaim.LaneTel {
+			if text, err = p.lost(r); err != nil {
+				return false, err
+			}
+			parked = true
+		} else if !fits {
 			at := edgeclaim.Mark{Epoch: p.epoch, Lane: l.name, Upto: r.Sequence}
-			if err := p.quarantine.Park(ctx, at, "larger than a message may be"); err != nil && !errors.Is(err, edgeclaim.ErrNotFound) {
+			if err := p.parts.Quarantine.Park(ctx, at, "larger than a message may be"); err != nil && !errors.Is(err, edgeclaim.ErrNotFound) {
 				return false, err
 			}
 			l.read, l.more = r.Sequence, true
@@ -123,28 +138,38 @@ func (p *preparing) add(ctx context.Context, l *lane, records []edgeclaim.Record
 		}
 		l.add(r.Sequence, text)
 	}
-	return false, nil
+	return parked, nil
+}
+
+// lost is the gap record in the place of a point that no message can carry: one
+// such point is no reason to take no more of its device.
+func (p *preparing) lost(r *edgeclaim.Record) ([]byte, error) {
+	return wire.EncodeEvent(p.names, p.epoch, &edgeclaim.Record{
+		Lane: r.Lane, Sequence: r.Sequence, Type: edgeclaim.TypeGap, Device: r.Device, Stamp: r.Stamp,
+		Data: fmt.Appendf(nil, `{"lane":%q,"from":%d,"to":%d,"count":1,"reason":"refused","epoch":%q}`,
+			r.Lane, r.Sequence, r.Sequence, p.epoch),
+	})
 }
 
 // end notes that the outbox has no more, and what at its end will not come:
 // upstream's mark has to move over that too.
 func (c *conversation) end(ctx context.Context, l *lane) error {
 	l.more = false
-	epoch, _, marks, err := c.parts.Outbox.Marks(ctx)
-	if err != nil {
-		return fault(err)
+	epoch, _, marks, err := c.parts.outbox(l.name).Marks(ctx)
+	if err == nil && epoch != c.epoch {
+		err = edgeclaim.ErrConflict
 	}
-	if epoch != c.epoch {
-		return errRenewed
+	if err != nil {
+		return c.unread(ctx, l, err)
 	}
 	appended := marks[l.name].Appended
 	if appended <= max(l.read, l.sent) {
 		return nil
 	}
 	// Once more: records may have come between the two.
-	records, err := c.parts.Outbox.Next(ctx, c.mark(l.name, l.read), 1)
+	records, err := c.parts.outbox(l.name).Next(ctx, c.mark(l.name, l.read), 1)
 	if err != nil {
-		return fault(err)
+		return c.unread(ctx, l, err)
 	}
 	if len(records) > 0 {
 		l.more = true
@@ -160,6 +185,9 @@ func (c *conversation) tellBatch(l *lane, now time.Time) (bool, error) {
 		return false, nil
 	}
 	limit := c.limit()
+	if l.name == edgeclaim.LaneTel {
+		limit = forTelemetry(limit)
+	}
 	n, whole := 0, false
 	if len(l.ready) > 0 {
 		room := limit - c.inFlight
@@ -169,7 +197,7 @@ func (c *conversation) tellBatch(l *lane, now time.Time) (bool, error) {
 			return false, nil
 		}
 	}
-	if !whole && c.batches() >= lively {
+	if !whole && c.batches(l) >= lively {
 		return false, nil
 	}
 	b := l.take(n)
@@ -185,11 +213,16 @@ func (c *conversation) tellBatch(l *lane, now time.Time) (bool, error) {
 	return true, c.publish(string(l.name), payload)
 }
 
-// batches counts what is on its way.
-func (c *conversation) batches() int {
+// batches counts what is on its way of a lane and those that go before it: of
+// what comes behind it there may be any number, and a lone claim does not wait
+// for it.
+func (c *conversation) batches(of *lane) int {
 	n := 0
 	for _, l := range c.lanes {
 		n += len(l.flight)
+		if l == of {
+			break
+		}
 	}
 	return n
 }
@@ -243,14 +276,14 @@ func (c *conversation) hearNack(ctx context.Context, n *wire.Nack, now time.Time
 
 // park takes a record out of its lane, with all later ones of its device.
 func (c *conversation) park(ctx context.Context, l *lane, sequence uint64, why string) error {
-	err := c.parts.Quarantine.Park(ctx, c.mark(l.name, sequence), why)
+	err := c.parts.refuse(ctx, c.mark(l.name, sequence), why)
 	switch {
 	case err == nil:
 		c.alarms.raise(edgeclaim.AlarmQuarantine)
 	case errors.Is(err, edgeclaim.ErrNotFound):
 		// Parked by an earlier word, or dropped meanwhile.
 	default:
-		return fault(err)
+		return c.unread(ctx, l, err)
 	}
 	return nil
 }

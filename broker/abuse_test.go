@@ -156,15 +156,14 @@ func TestClaimsAreNotPaced(t *testing.T) {
 // Nor are acknowledgements, but those of nothing are.
 func TestAcknowledgementsAreNotPaced(t *testing.T) {
 	id := deviceID(t, 1)
-	b := start(t, &rule{login: knowsAll}, func(c *broker.Config) { c.MaxDeviceRate, c.MaxDeviceBurst = 10, 10 })
+	r := &rule{login: knowsAll}
+	b := start(t, r, func(c *broker.Config) { c.MaxDeviceRate, c.MaxDeviceBurst = 10, 10 })
 	c := device(t, b, mqttwire.V5, id)
 	commands := "devices/" + id.String() + "/commands"
 	subscribe(t, c, 1, commands)
 	began := time.Now()
 	for range 100 {
-		if err := b.Inject(commands, []byte("x")); err != nil {
-			t.Fatal(err)
-		}
+		r.tell(b, id, []byte("x"))
 		p := next(t, c, mqttwire.Publish)
 		if err := c.Send(mqttwire.AppendPuback(nil, mqttwire.V5, p.ID, 0)); err != nil {
 			t.Fatal(err)

@@ -85,7 +85,8 @@ func (b *Broker) admitAs(c *conn, cl *mqtt.Client, pk *packets.Packet) (code pac
 	}
 	var err error
 	if login.Device, err = edgeclaim.ParseDeviceID(name); err != nil {
-		return packets.ErrBadUsernameOrPassword, true
+		code = b.admitUser(c, cl, pk)
+		return code, refused || code == packets.ErrBadUsernameOrPassword
 	}
 	login.Key = edgeclaim.NewSecret(string(pk.Connect.Password))
 	if _, code = b.who(b.devices.Identify, login); code == packets.CodeSuccess {
@@ -118,14 +119,7 @@ func (b *Broker) admitClaimant(c *conn, cl *mqtt.Client, pk *packets.Packet) pac
 	if pk.Connect.WillFlag { // mochi publishes wills without asking anybody
 		return packets.ErrNotAuthorized
 	}
-	cl.ID = "claimant-" + strconv.FormatUint(b.lastID.Add(1), 36)
-	props := &cl.Properties.Props
-	if props.AssignedClientID != "" {
-		props.AssignedClientID = cl.ID
-	}
-	cl.Properties.Clean = true
-	c.tell = props.SessionExpiryInterval > 0
-	props.SessionExpiryInterval, props.SessionExpiryIntervalFlag = 0, false
+	b.rename(c, cl, "claimant-")
 	b.connecting.leave(c)
 	if !b.claimants.enter(c) {
 		return packets.ErrServerBusy
@@ -135,6 +129,18 @@ func (b *Broker) admitClaimant(c *conn, cl *mqtt.Client, pk *packets.Packet) pac
 	c.frame.limit = b.cfg.MaxClaimantPacket
 	c.pace = newPace(b.cfg.MaxDeviceRate, b.cfg.MaxDeviceBurst)
 	return packets.CodeSuccess
+}
+
+// rename gives a client an id of the box's own, and a clean session.
+func (b *Broker) rename(c *conn, cl *mqtt.Client, prefix string) {
+	cl.ID = prefix + strconv.FormatUint(b.lastID.Add(1), 36)
+	props := &cl.Properties.Props
+	if props.AssignedClientID != "" {
+		props.AssignedClientID = cl.ID
+	}
+	cl.Properties.Clean = true
+	c.tell = props.SessionExpiryInterval > 0
+	props.SessionExpiryInterval, props.SessionExpiryIntervalFlag = 0, false
 }
 
 // admitDevice lets a device in that Identify knows. Its client id is its device
@@ -224,6 +230,14 @@ func (b *Broker) limitSession(c *conn, cl *mqtt.Client, pk *packets.Packet) {
 	asked = min(asked, limit)
 	c.expiry.Store(asked)
 	props.SessionExpiryInterval, props.SessionExpiryIntervalFlag = uint32(asked), false
+	limitWill(cl, asked)
+}
+
+// limitWill has a will wait no longer than the session lasts (MQTT 5.0, section
+// 3.1.3.2.2): mochi would publish it, then find nobody whose it was.
+func limitWill(cl *mqtt.Client, seconds int64) {
+	will := &cl.Properties.Will
+	will.WillDelayInterval = uint32(min(int64(will.WillDelayInterval), seconds))
 }
 
 // partWith empties a session that ends with its connection, before mochi hands

@@ -22,35 +22,6 @@ import (
 	"edgeclaim/internal/mqttwire"
 )
 
-// Claims is the rule that claims are put to. Both methods are called from many
-// goroutines at once.
-type Claims interface {
-	// Answer decides on a claim and says what to answer. It blocks until the
-	// decision is durable (P1) and, for a refusal, until
-	// edgeclaim.RefusalDelay after ReceivedAt (P3). It does not fail: an
-	// outcome that could not be committed is edgeclaim.CodeUnavailable, also
-	// when ctx ended before the commit began.
-	Answer(ctx context.Context, ask edgeclaim.Ask) edgeclaim.Answer
-	// Fault is the answer to a request that this face finds fault with, so
-	// that both faces say it alike. It is quick, and stores nothing.
-	Fault(format edgeclaim.Format, err error) edgeclaim.Answer
-}
-
-// Devices is who may log in. It is called from many goroutines at once.
-type Devices interface {
-	// Identify says who a login is, and stores nothing. Its error is
-	// edgeclaim.ErrUnauthenticated for a credential that lets nobody in, and
-	// another when the box cannot tell; neither lets the client in.
-	Identify(ctx context.Context, l edgeclaim.Login) (edgeclaim.Admission, error)
-	// Admit is Identify that counts as a use of the credential. It is asked
-	// behind the device's lock, once the login is registered (see Disconnect).
-	// nil: whatever the first use changes is durable (P1).
-	Admit(ctx context.Context, l edgeclaim.Login) (edgeclaim.Admission, error)
-	// Renew decides on a device's wish for another credential, as
-	// Claims.Answer does on a claim.
-	Renew(ctx context.Context, ask edgeclaim.RotateAsk) edgeclaim.Answer
-}
-
 // closeTimeout is how long Run waits for connections that were closed to end.
 const closeTimeout = 5 * time.Second
 
@@ -59,12 +30,15 @@ type Broker struct {
 	cfg     Config
 	claims  Claims
 	devices Devices
+	parts   Parts
 	log     *slog.Logger
 	server  *mqtt.Server
 	doors   []*door // the plain one, then the one with TLS, of those there are
 
 	connecting *pool
 	claimants  *pool
+	consumers  *consumers
+	accounts   *accounts
 	seats      atomic.Int64  // devices connected
 	lastID     atomic.Uint64 // of a claimant
 	ids        idLocks
@@ -75,6 +49,9 @@ type Broker struct {
 	turns      chan struct{} // taken by handshakes that compute
 	panics     lines
 	undecided  lines
+	couriers   couriers
+	// What could not be committed, and what could not be sent.
+	uncommitted, undelivered lines
 
 	// ctx is what hooks run under: mochi's have none. Cancelled when Run
 	// gives up waiting for the claims that have begun.
@@ -89,7 +66,7 @@ type Broker struct {
 
 // New validates cfg and binds its listeners. Nothing is accepted before Run,
 // which also closes what New bound.
-func New(cfg Config, claims Claims, devices Devices, logger *slog.Logger) (*Broker, error) {
+func New(cfg Config, parts Parts, logger *slog.Logger) (*Broker, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("broker: %w", err)
 	}
@@ -98,9 +75,11 @@ func New(cfg Config, claims Claims, devices Devices, logger *slog.Logger) (*Brok
 	}
 	places := &sync.Mutex{}
 	b := &Broker{
-		cfg: cfg, claims: claims, devices: devices, log: logger,
+		cfg: cfg, claims: parts.Claims, devices: parts.Devices, parts: parts, log: logger,
 		connecting: newPool(places, cfg.MaxConnecting),
 		claimants:  newPool(places, cfg.MaxClaimants),
+		consumers:  newConsumers(cfg.MaxConsumers),
+		accounts:   newAccounts(cfg.Users),
 		ids:        idLocks{held: map[edgeclaim.DeviceID]*idLock{}},
 		away:       newAway(cfg.MaxSessions),
 		waiting:    newWaiting(),
@@ -109,8 +88,13 @@ func New(cfg Config, claims Claims, devices Devices, logger *slog.Logger) (*Brok
 		turns:      make(chan struct{}, cfg.MaxHandshakes),
 		panics:     lines{within: time.Minute, most: panicsSaid},
 		undecided:  lines{within: time.Second, most: undecidedSaid},
-		stopped:    make(chan struct{}),
-		conns:      map[*conn]struct{}{},
+		couriers:   newCouriers(),
+
+		uncommitted: lines{within: time.Second, most: undecidedSaid},
+		undelivered: lines{within: time.Second, most: undecidedSaid},
+
+		stopped: make(chan struct{}),
+		conns:   map[*conn]struct{}{},
 	}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	b.server = mqtt.New(options(&cfg))
@@ -209,7 +193,9 @@ func (b *Broker) addrOf(id string) net.Addr {
 
 // Connections counts who is connected.
 func (b *Broker) Connections() edgeclaim.ConnectionStatus {
-	return edgeclaim.ConnectionStatus{Claimants: b.claimants.len(), Devices: int(b.seats.Load())}
+	return edgeclaim.ConnectionStatus{
+		Claimants: b.claimants.len(), Devices: int(b.seats.Load()), Consumers: b.consumers.len(),
+	}
 }
 
 // Disconnect closes the device's connection, if it has one, and has its
@@ -296,6 +282,7 @@ func (b *Broker) Run(ctx context.Context) error {
 		b.open.Add(1) // until its Serve returns
 	}
 	b.open.Go(b.tellDecided)
+	b.open.Go(b.carry)
 	if err := b.server.Serve(); err != nil {
 		close(b.stopped)
 		return fmt.Errorf("broker: %w", err)
@@ -345,7 +332,7 @@ func (b *Broker) drain() error {
 // busy reports whether something is being decided for c. What waits for an
 // operator is not.
 func (b *Broker) busy(c *conn) bool {
-	return c.renewing.Load() || b.claimants.working(c) && !b.waiting.holds(c)
+	return c.renewing.Load() || c.ordering.Load() || c.paying.Load() || b.claimants.working(c) && !b.waiting.holds(c)
 }
 
 // waitFor waits for done or for d, and returns whether it was done.

@@ -37,6 +37,23 @@ type rule struct {
 	renew   func(ask edgeclaim.RotateAsk) edgeclaim.Answer
 	answers atomic.Int64
 	admits  atomic.Int64
+
+	inbox           // what devices are told
+	notes *notebook // what they said; nil: nobody listens
+	// change is the last word on the parts.
+	change func(*broker.Parts)
+}
+
+// parts are those of a broker with this rule.
+func (r *rule) parts() broker.Parts {
+	p := broker.Parts{Claims: r, Devices: r, Commands: &r.inbox, Configs: &r.inbox, Encode: encode}
+	if r.notes != nil {
+		p.Reports = r.notes
+	}
+	if r.change != nil {
+		r.change(&p)
+	}
+	return p
 }
 
 func (r *rule) Answer(ctx context.Context, ask edgeclaim.Ask) edgeclaim.Answer {
@@ -129,7 +146,7 @@ func run(t testing.TB, r *rule, change func(*broker.Config), log *slog.Logger, b
 	if change != nil {
 		change(&cfg)
 	}
-	b, err := broker.New(cfg, r, r, log)
+	b, err := broker.New(cfg, r.parts(), log)
 	if err != nil {
 		t.Fatal(err)
 	}

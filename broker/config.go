@@ -36,6 +36,9 @@ type Config struct {
 	// ClaimTimeout is how long a claim may wait for its commit before it is
 	// answered as unavailable; a commit that is under way is waited for.
 	ClaimTimeout time.Duration
+	// ReportTimeout is how long what a device said may wait for its commit. Then
+	// it is not acknowledged, and the connection ends: the device says it again.
+	ReportTimeout time.Duration
 	// WriteTimeout is how long one write to a connection may block before it
 	// is given up for dead.
 	WriteTimeout time.Duration
@@ -81,6 +84,12 @@ type Config struct {
 	// for its client takes no place.
 	MaxHandshakes int
 
+	// Users are let in by name and password, besides devices; none by default.
+	Users []User
+	// MaxConsumers bounds their connections, 1 to MaxConnections. Full, the
+	// newest is refused.
+	MaxConsumers int
+
 	// SessionExpiry is how long such a session is kept at most.
 	SessionExpiry time.Duration
 
@@ -124,6 +133,7 @@ func Defaults() Config {
 		ConnectTimeout:    5 * time.Second,
 		IdleTimeout:       60 * time.Second,
 		ClaimTimeout:      10 * time.Second,
+		ReportTimeout:     10 * time.Second,
 		WriteTimeout:      2 * time.Second,
 		MaxKeepAlive:      5 * time.Minute,
 		MaxClaimantPacket: 9 << 10,
@@ -138,6 +148,7 @@ func Defaults() Config {
 		MaxDeviceRate:     200,
 		MaxDeviceBurst:    1_000,
 		MaxHandshakes:     64,
+		MaxConsumers:      64,
 		SessionExpiry:     24 * time.Hour,
 		DrainTimeout:      5 * time.Second,
 	}
@@ -168,6 +179,7 @@ func (c *Config) Validate() error {
 		{"max_device_rate", c.MaxDeviceRate, 1, maxCount},
 		{"max_device_burst", c.MaxDeviceBurst, 1, maxCount},
 		{"max_handshakes", c.MaxHandshakes, 1, MaxConnections},
+		{"max_consumers", c.MaxConsumers, 1, MaxConnections},
 	} {
 		if n.value < n.min || n.value > n.max {
 			return fmt.Errorf("%s: want %d to %d", n.key, n.min, n.max)
@@ -180,6 +192,7 @@ func (c *Config) Validate() error {
 		{"connect_timeout", c.ConnectTimeout, 10 * time.Millisecond, maxTimeout},
 		{"idle_timeout", c.IdleTimeout, 10 * time.Millisecond, maxTimeout},
 		{"claim_timeout", c.ClaimTimeout, minClaimTimeout, maxTimeout},
+		{"report_timeout", c.ReportTimeout, minClaimTimeout, maxTimeout},
 		{"write_timeout", c.WriteTimeout, 10 * time.Millisecond, maxTimeout},
 		{"max_keep_alive", c.MaxKeepAlive, time.Second, 10 * time.Hour},
 		{"session_expiry", c.SessionExpiry, time.Second, 366 * 24 * time.Hour},
@@ -189,7 +202,7 @@ func (c *Config) Validate() error {
 			return fmt.Errorf("%s: want %v to %v", d.key, d.min, d.max)
 		}
 	}
-	return nil
+	return c.validateUsers()
 }
 
 func (c *Config) validateAddresses() error {

@@ -21,6 +21,7 @@ type conn struct {
 	net.Conn // what mochi's bytes go over: sock, or TLS over it
 	sock     socket
 	cfg      *Config
+	b        *Broker
 	born     time.Time     // with a monotonic reading
 	gone     chan struct{} // closed by Close
 
@@ -37,8 +38,9 @@ type conn struct {
 
 // newConn takes a connection that was just accepted; secure is nil for a plain
 // one.
-func newConn(nc net.Conn, cfg *Config, secure *tls.Config, now time.Time) (*conn, error) {
-	c := &conn{sock: socket{Conn: nc, timeout: cfg.WriteTimeout}, cfg: cfg, born: now, gone: make(chan struct{})}
+func newConn(b *Broker, nc net.Conn, secure *tls.Config, now time.Time) (*conn, error) {
+	cfg := &b.cfg
+	c := &conn{sock: socket{Conn: nc, timeout: cfg.WriteTimeout}, cfg: cfg, b: b, born: now, gone: make(chan struct{})}
 	c.Conn = &c.sock
 	if secure != nil {
 		c.Conn = tls.Server(&c.sock, secure)
@@ -84,6 +86,9 @@ func connOf(cl *mqtt.Client) *conn {
 // Read hands out nothing after the CONNECT until it is known who is there, so
 // that a packet sent along with it is judged by the right limit.
 func (c *conn) Read(p []byte) (int, error) {
+	if err := c.b.pay(c, c.client); err != nil {
+		return 0, err
+	}
 	if err := c.keepPace(); err != nil {
 		return 0, err
 	}
@@ -134,10 +139,15 @@ func (c *conn) keepPace() error {
 		return net.ErrClosed
 	case <-t.C:
 	}
+	return c.putOff(time.Since(began))
+}
+
+// putOff moves the read deadline by the time in which nothing was read.
+func (c *conn) putOff(d time.Duration) error {
 	if c.readBy.IsZero() {
 		return nil
 	}
-	c.readBy = c.readBy.Add(time.Since(began))
+	c.readBy = c.readBy.Add(d)
 	return c.SetReadDeadline(c.readBy)
 }
 

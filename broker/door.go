@@ -77,7 +77,7 @@ func (d *door) Serve(establish listeners.EstablishFn) {
 
 // admit starts the connection's goroutine, unless it cannot be had.
 func (d *door) admit(nc net.Conn, establish listeners.EstablishFn) {
-	c, err := newConn(nc, &d.b.cfg, d.secure, time.Now())
+	c, err := newConn(d.b, nc, d.secure, time.Now())
 	if err != nil {
 		nc.Close()
 		return
@@ -123,6 +123,9 @@ func (b *Broker) end(c *conn) {
 	c.Close()
 	c.curfew.lift()
 	b.waiting.begin(c) // what waits, waits no more
+	if c.consumer != nil {
+		b.consumers.leave(c.consumer)
+	}
 	b.leaveCrowd(c)
 	b.connecting.leave(c)
 	b.claimants.leave(c)

@@ -7,22 +7,8 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/mochi-mqtt/server/v2/packets"
-
 	"edgeclaim"
 )
-
-// Inject publishes at QoS 1 as mochi's inline client does, which is how a
-// message for a device will get in.
-func (b *Broker) Inject(name string, payload []byte) error {
-	inline := b.server.NewClient(nil, "local", "inline", true)
-	return b.server.InjectPacket(inline, packets.Packet{
-		FixedHeader: packets.FixedHeader{Type: packets.Publish, Qos: 1},
-		TopicName:   name,
-		Payload:     payload,
-		PacketID:    1,
-	})
-}
 
 // Known reports whether mochi has a client of that id on its map, connected or
 // not.
@@ -52,21 +38,6 @@ func NewFramer(limit int) *Framer { return &Framer{framer{limit: limit}} }
 // Feed is framer.feed.
 func (f *Framer) Feed(p []byte) (int, bool, error) { return f.f.feed(p) }
 
-// Age makes what waits for a device two days old, lets mochi look for what it
-// thinks expired, and returns how much is left.
-func (b *Broker) Age(id edgeclaim.DeviceID) int {
-	cl, ok := b.server.Clients.Get(id.String())
-	if !ok {
-		return 0
-	}
-	for _, pk := range cl.State.Inflight.GetAll(false) {
-		pk.Created -= int64(48 * time.Hour / time.Second)
-		cl.State.Inflight.Set(pk)
-	}
-	cl.ClearExpiredInflights(time.Now().Unix(), b.server.Options.Capabilities.MaximumMessageExpiryInterval)
-	return cl.State.Inflight.Len()
-}
-
 // KeepAlive is the keep-alive that holds for a device, in seconds.
 func (b *Broker) KeepAlive(id edgeclaim.DeviceID) uint16 {
 	cl, ok := b.server.Clients.Get(id.String())
@@ -87,33 +58,6 @@ func (b *Broker) Writing(id edgeclaim.DeviceID) bool {
 	}
 	cl.Unlock()
 	return false
-}
-
-// LastID is mochi's last packet id towards a device.
-func (b *Broker) LastID(id edgeclaim.DeviceID) uint32 {
-	cl, ok := b.server.Clients.Get(id.String())
-	if !ok {
-		return 0
-	}
-	return connOf(cl).ids.last.Load()
-}
-
-// Shown is the packet id that mochi is shown in place of one of a device's, when
-// its own count towards the device is at last and those ids are on their way.
-func (b *Broker) Shown(last, own uint16, onTheirWay ...uint16) uint16 {
-	cl := b.server.NewClient(nil, "local", "x", false)
-	for _, id := range onTheirWay {
-		cl.State.Inflight.Set(packets.Packet{PacketID: id})
-	}
-	var ids packetIDs
-	ids.last.Store(uint32(last))
-	pk := packets.Packet{PacketID: own}
-	ids.hide(cl, &pk)
-	shown := pk.PacketID
-	if ids.restore(&pk); pk.PacketID != own {
-		return 0
-	}
-	return shown
 }
 
 // Open is how many connections there are, whoever is on them.

@@ -51,9 +51,10 @@ func TestMosquittoRR(t *testing.T) {
 // The client that most Go devices use, first as a claimant, then as the device.
 func TestPaho(t *testing.T) {
 	id := deviceID(t, 1)
-	b := start(t, &rule{login: knowsAll, answer: func(edgeclaim.Ask) edgeclaim.Answer {
+	r := &rule{login: knowsAll, answer: func(edgeclaim.Ask) edgeclaim.Answer {
 		return edgeclaim.Answer{Body: []byte(id.String() + " " + passwordOf(id))}
-	}}, nil)
+	}}
+	b := start(t, r, nil)
 	answers := make(chan string, 1)
 	c := pahoClient(t, b.Addr().String(), func(o *paho.ClientOptions) { o.SetClientID("factory").SetCleanSession(false) })
 	wait(t, c.Subscribe("provision/response", 1, func(_ paho.Client, m paho.Message) { answers <- string(m.Payload()) }))
@@ -66,9 +67,7 @@ func TestPaho(t *testing.T) {
 	commands := make(chan string, 1)
 	wait(t, d.Subscribe("devices/"+user+"/commands", 1, func(_ paho.Client, m paho.Message) { commands <- string(m.Payload()) }))
 	wait(t, d.Publish("devices/"+user+"/telemetry", 1, false, "21.5"))
-	if err := b.Inject("devices/"+user+"/commands", []byte("blink")); err != nil {
-		t.Fatal(err)
-	}
+	r.tell(b, id, []byte("blink"))
 	if got := receive(t, commands); got != "blink" {
 		t.Errorf("command %q", got)
 	}

@@ -297,9 +297,7 @@ func FuzzBeforeConnect(f *testing.F) {
 // tell sends a message to the device nearby, which nobody else may hear.
 func (w *ward) tell(t *testing.T) {
 	t.Helper()
-	if err := w.b.Inject("devices/"+deviceID(t, nearBy).String()+"/commands", []byte("for you alone")); err != nil {
-		t.Fatal(err)
-	}
+	w.rule.tell(w.b, deviceID(t, nearBy), []byte("for you alone"))
 	w.due++
 }
 
@@ -308,6 +306,7 @@ func (w *ward) tell(t *testing.T) {
 func (w *ward) end(t *testing.T) {
 	t.Helper()
 	w.b.Disconnect(deviceID(t, stranger))
+	w.rule.forget(deviceID(t, stranger))
 }
 
 // Bytes from a claimant: nothing of them reaches anybody but the rule.
@@ -343,9 +342,7 @@ func FuzzDevice(f *testing.F) {
 		for _, again := range []bool{false, true} {
 			conn := connect(t, w.b)
 			_, _ = conn.Write(append(mqttwire.AppendConnect(nil, v, &login), before...))
-			if err := w.b.Inject(commands, []byte("blink")); err != nil {
-				t.Fatal(err)
-			}
+			w.rule.tell(w.b, id, []byte("blink"))
 			_, _ = conn.Write(after)
 			shutWrite(conn)
 			hear(t, conn, func(topic string) bool {

@@ -28,7 +28,8 @@ func (*hook) ID() string { return "edgeclaim" }
 func (*hook) Provides(point byte) bool {
 	switch point {
 	case mqtt.OnConnect, mqtt.OnConnectAuthenticate, mqtt.OnSessionEstablish, mqtt.OnSessionEstablished,
-		mqtt.OnACLCheck, mqtt.OnPacketRead, mqtt.OnPacketEncode, mqtt.OnPublish, mqtt.OnQosPublish, mqtt.OnDisconnect:
+		mqtt.OnACLCheck, mqtt.OnPacketRead, mqtt.OnPacketEncode, mqtt.OnPacketSent, mqtt.OnPublish, mqtt.OnSubscribed, mqtt.OnUnsubscribed,
+		mqtt.OnWillSent, mqtt.OnDisconnect:
 		return true
 	}
 	return false
@@ -55,7 +56,11 @@ func (h *hook) OnConnect(cl *mqtt.Client, pk packets.Packet) (err error) {
 	c.client = cl
 	// A Receive Maximum above 0 leads to where mochi takes one read lock
 	// twice: any writer in between stops that client and all who publish to
-	// it for ever. Price: MaxInflight bounds what a device is sent instead.
+	// it for ever. What a device is sent, outgoing counts.
+	c.outgoing.window = h.b.cfg.MaxInflight
+	if most := int(cl.Properties.Props.ReceiveMaximum); most > 0 {
+		c.outgoing.window = min(most, c.outgoing.window)
+	}
 	cl.Properties.Props.ReceiveMaximum = 0
 	cl.State.Inflight.ResetSendQuota(0)
 	h.b.limitKeepAlive(cl)
@@ -87,9 +92,71 @@ func (h *hook) OnSessionEstablish(cl *mqtt.Client, _ packets.Packet) {
 // OnSessionEstablished implements mqtt.Hook: mochi has taken it over.
 func (h *hook) OnSessionEstablished(cl *mqtt.Client, _ packets.Packet) {
 	defer h.rescue(cl, "on session established")
-	if c := connOf(cl); c.unlock != nil {
+	c := connOf(cl)
+	if c.unlock != nil {
 		c.unlock()
 		c.unlock = nil
+	}
+	back := c.role == roleDevice && cl.State.Subscriptions.Len() > 0
+	if _, listens := cl.State.Subscriptions.Get(c.topics.prefix + commandsTopic); back && listens {
+		h.b.listening(c)
+	}
+	c.greeted.Store(true)
+	if back {
+		h.b.couriers.wake(c.device)
+	}
+}
+
+// OnSubscribed implements mqtt.Hook. The SUBACK is not written yet; see
+// OnPacketSent.
+func (h *hook) OnSubscribed(cl *mqtt.Client, pk packets.Packet, codes []byte) {
+	defer h.rescue(cl, "on subscribed")
+	c := connOf(cl)
+	if c != nil && c.role == roleUser {
+		h.b.consumers.subscribed(c.consumer, &pk, codes)
+		return
+	}
+	if c == nil || c.role != roleDevice {
+		return
+	}
+	for i, sub := range pk.Filters {
+		switch {
+		case codes[i] >= packets.ErrUnspecifiedError.Code:
+		case sub.Filter == c.topics.prefix+configTopic:
+			c.told.Store(0) // it asks to be told anew
+			c.subscribed = true
+		case sub.Filter == c.topics.prefix+commandsTopic:
+			c.subscribed = true
+			h.b.listening(c)
+		}
+	}
+}
+
+// OnUnsubscribed implements mqtt.Hook. It is called at the end of a session too.
+func (h *hook) OnUnsubscribed(cl *mqtt.Client, pk packets.Packet) {
+	defer h.rescue(cl, "on unsubscribed")
+	if c := connOf(cl); c != nil && c.role == roleUser {
+		h.b.consumers.unsubscribed(c.consumer, &pk)
+	}
+}
+
+// OnPacketSent implements mqtt.Hook: behind the SUBACK comes what is due.
+func (h *hook) OnPacketSent(cl *mqtt.Client, pk packets.Packet, _ []byte) {
+	if pk.FixedHeader.Type != packets.Suback {
+		return
+	}
+	defer h.rescue(cl, "on packet sent")
+	if c := connOf(cl); c != nil && c.subscribed {
+		c.subscribed = false
+		h.b.couriers.wake(c.device)
+	}
+}
+
+// OnWillSent implements mqtt.Hook: mochi has published a will, to nobody.
+func (h *hook) OnWillSent(cl *mqtt.Client, pk packets.Packet) {
+	defer h.rescue(cl, "on will sent")
+	if c := connOf(cl); c != nil && c.role == roleDevice {
+		h.b.lastWord(c, cl, &pk)
 	}
 }
 
@@ -139,6 +206,12 @@ func (h *hook) OnACLCheck(cl *mqtt.Client, name string, write bool) (ok bool) {
 			return c.topics.mayPublish(name)
 		}
 		return c.topics.maySubscribe(name)
+	case roleUser:
+		if write {
+			return c.consumer.user.mayPublish(name)
+		}
+		_, again := cl.State.Subscriptions.Get(name)
+		return c.consumer.user.maySubscribe(name) && (again || cl.State.Subscriptions.Len() < h.b.cfg.MaxSubscriptions)
 	default:
 		return false
 	}
@@ -159,26 +232,46 @@ func (h *hook) OnPacketRead(cl *mqtt.Client, pk packets.Packet) (out packets.Pac
 		}
 		return pk, nil
 	}
+	if !c.reports(&pk) && h.b.pay(c, cl) != nil { // acknowledgements keep the order
+		return pk, err
+	}
 	switch pk.FixedHeader.Type {
 	case packets.Publish:
 		if code := refusePublish(&pk); code != packets.CodeSuccess {
 			h.b.hangUp(cl, code)
 			return pk, packets.ErrRejectPacket
 		}
-		h.ownID(c, cl, &pk)
 	case packets.Subscribe, packets.Unsubscribe:
-		h.ownID(c, cl, &pk)
 		if c.role == roleClaimant {
 			h.b.touch(c)
 		}
+		if c.role == roleUser && len(pk.Properties.SubscriptionIdentifier) > 0 { // he was told in the CONNACK
+			h.b.hangUp(cl, packets.ErrSubscriptionIdentifiersNotSupported)
+			return pk, packets.ErrRejectPacket
+		}
 	case packets.Puback:
-		if _, awaited := cl.State.Inflight.Get(pk.PacketID); awaited {
-			c.pace.spend(time.Now(), -1) // its pace is that of those who publish to it
+		if c.role == roleDevice && h.b.acknowledged(c, &pk) || c.role == roleUser && c.consumer.acknowledged(pk.PacketID) {
+			c.pace.spend(time.Now(), -1) // its pace is that of what it is sent
 		}
 	case packets.Disconnect:
 		c.disconnecting(cl, &pk)
+		if c.role == roleDevice && !willFollows(cl, &pk) {
+			h.b.left(c.device)
+		}
 	}
 	return pk, nil
+}
+
+// reports reports whether a packet is telemetry or an event that may be noted
+// behind those that are owed an acknowledgement.
+func (c *conn) reports(pk *packets.Packet) bool {
+	return c.role == roleDevice && pk.FixedHeader.Type == packets.Publish && c.topics.mayWill(pk.TopicName) &&
+		refusePublish(pk) == packets.CodeSuccess
+}
+
+// willFollows reports whether a DISCONNECT has the will published.
+func willFollows(cl *mqtt.Client, pk *packets.Packet) bool {
+	return pk.ReasonCode == packets.CodeDisconnectWillMessage.Code && cl.Properties.Will.Flag == 1
 }
 
 // refusePublish names what no client of this broker may send. mochi would turn
@@ -195,12 +288,6 @@ func refusePublish(pk *packets.Packet) packets.Code {
 		return packets.ErrTopicNameInvalid
 	}
 	return packets.CodeSuccess
-}
-
-func (*hook) ownID(c *conn, cl *mqtt.Client, pk *packets.Packet) {
-	if c.role == roleDevice { // nothing is ever on its way to a claimant
-		c.ids.hide(cl, pk)
-	}
 }
 
 // touch counts as activity of a claimant. One that waits for approval has work.
@@ -223,6 +310,7 @@ func (c *conn) disconnecting(cl *mqtt.Client, pk *packets.Packet) {
 	asked := min(int64(pk.Properties.SessionExpiryInterval), limit)
 	c.expiry.Store(asked)
 	cl.Properties.Props.SessionExpiryInterval = uint32(asked)
+	limitWill(cl, asked)
 	pk.Properties.SessionExpiryInterval, pk.Properties.SessionExpiryIntervalFlag = 0, false
 }
 
@@ -235,14 +323,11 @@ func (h *hook) OnPacketEncode(cl *mqtt.Client, pk packets.Packet) (out packets.P
 	if c == nil {
 		return pk
 	}
-	switch pk.FixedHeader.Type {
-	case packets.Connack:
+	if pk.FixedHeader.Type == packets.Connack {
 		c.complete(&pk)
 		if v := cl.Properties.ProtocolVersion; v != 5 {
 			pk.ReasonCode = returnCode(pk.ReasonCode, v)
 		}
-	case packets.Puback, packets.Suback, packets.Unsuback:
-		c.ids.restore(&pk)
 	}
 	return pk
 }
@@ -279,39 +364,33 @@ func (c *conn) complete(pk *packets.Packet) {
 	p.MaximumPacketSize = uint32(c.frame.limit)
 	p.RetainAvailable, p.RetainAvailableFlag = 0, true
 	p.SharedSubAvailable, p.SharedSubAvailableFlag = 0, true
+	if c.role == roleUser {
+		p.SharedSubAvailable = 1
+		p.SubIDAvailable, p.SubIDAvailableFlag = 0, true
+	}
 	if c.tell {
 		p.SessionExpiryInterval, p.SessionExpiryIntervalFlag = uint32(c.expiry.Load()), true
 	}
 }
 
-// OnQosPublish implements mqtt.Hook: a message is on its way to a device. It is
-// called on the publisher's goroutine.
-func (h *hook) OnQosPublish(cl *mqtt.Client, pk packets.Packet, _ int64, _ int) {
-	defer h.rescue(cl, "on qos publish")
-	if c := connOf(cl); c != nil && pk.FixedHeader.Type == packets.Publish {
-		c.ids.last.Store(uint32(pk.PacketID))
-	}
-}
-
 // OnPublish implements mqtt.Hook: the claim happens here, before mochi
 // acknowledges anything. Blocking is the back-pressure wanted: it stops this
-// client alone.
+// client alone. mochi routes nothing.
 func (h *hook) OnPublish(cl *mqtt.Client, pk packets.Packet) (out packets.Packet, err error) {
 	// Of all errors only this one keeps mochi from acknowledging; see claim.
 	out, err = pk, packets.ErrRejectPacket
 	defer h.rescue(cl, "on publish")
-	if cl.Net.Inline {
-		return pk, nil
-	}
 	c := connOf(cl)
 	switch {
 	case c == nil:
 	case c.role == roleDevice && c.topics.requests(pk.TopicName):
 		h.b.renew(c, cl, &pk)
 	case c.role == roleDevice:
-		return pk, nil
+		h.b.report(c, cl, &pk)
 	case c.role == roleClaimant:
 		h.b.claim(c, cl, &pk)
+	case c.role == roleUser:
+		h.b.order(c, cl, &pk)
 	}
 	return pk, packets.ErrRejectPacket
 }

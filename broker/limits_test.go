@@ -366,7 +366,7 @@ func TestStopWithoutPatience(t *testing.T) {
 	r := &waits{deciding: deciding}
 	cfg := broker.Defaults()
 	cfg.Address, cfg.DrainTimeout = "127.0.0.1:0", 50*time.Millisecond
-	b, err := broker.New(cfg, r, &r.rule, slog.New(slog.DiscardHandler))
+	b, err := broker.New(cfg, broker.Parts{Claims: r, Devices: &r.rule}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -435,7 +435,7 @@ func TestConfig(t *testing.T) {
 		if err := cfg.Validate(); err == nil || !strings.HasPrefix(err.Error(), key+":") {
 			t.Errorf("%s: %v", key, err)
 		}
-		if _, err := broker.New(cfg, nil, nil, nil); err == nil {
+		if _, err := broker.New(cfg, broker.Parts{}, nil); err == nil {
 			t.Errorf("%s: New took it", key)
 		}
 	}
@@ -445,7 +445,7 @@ func TestAddressInUse(t *testing.T) {
 	b := start(t, &rule{}, nil)
 	cfg := broker.Defaults()
 	cfg.Address = b.Addr().String()
-	if _, err := broker.New(cfg, nil, nil, nil); err == nil {
+	if _, err := broker.New(cfg, broker.Parts{}, nil); err == nil {
 		t.Error("bound twice")
 	}
 }

@@ -108,9 +108,7 @@ func TestMosquittoWithCertificate(t *testing.T) {
 				ended <- cmd.Wait()
 			}()
 			eventually(t, "the command is heard", func() bool {
-				if err := s.Inject(prefix+"commands", []byte("blink")); err != nil {
-					t.Fatal(err)
-				}
+				s.rule.tell(s.Broker, id, []byte("blink"))
 				select {
 				case word := <-heard:
 					return word == "blink"

@@ -22,7 +22,7 @@ func renewDesk(topics *deviceTopics) desk {
 
 // renew puts a device's wish for another credential to the rule, and writes
 // what it says as claim does: to this connection alone, after the decision is
-// durable (P1). mochi knows the packet by an id that is not the device's.
+// durable (P1).
 func (b *Broker) renew(c *conn, cl *mqtt.Client, pk *packets.Packet) {
 	received := time.Now()
 	c.renewing.Store(true)
@@ -31,7 +31,6 @@ func (b *Broker) renew(c *conn, cl *mqtt.Client, pk *packets.Packet) {
 		b.stopping(cl)
 	}()
 	q := ask(cl, pk, renewDesk(&c.topics))
-	q.id = c.ids.client
 	in := edgeclaim.RotateAsk{Ask: b.askOf(c, pk, &q, received), By: c.admission}
 	ans := b.decide(&q, func(ctx context.Context) edgeclaim.Answer { return b.devices.Renew(ctx, in) })
 	b.answer(c, cl, &q, ans)

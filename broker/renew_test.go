@@ -80,17 +80,16 @@ func refusedBy(v mqttwire.Version) byte {
 	return 0x80
 }
 
-// The device's own packet id comes back although mochi has used it for a
-// message on its way to the device.
+// The device's own packet id comes back although a message on its way to the
+// device has the same.
 func TestRenewWithAMessageOnItsWay(t *testing.T) {
 	id := deviceID(t, 1)
-	b := start(t, &rule{login: knowsAll, renew: says}, nil)
+	r := &rule{login: knowsAll, renew: says}
+	b := start(t, r, nil)
 	prefix := "devices/" + id.String() + "/"
 	c := device(t, b, mqttwire.V5, id)
 	subscribe(t, c, 1, prefix+"commands", prefix+"credentials/response")
-	if err := b.Inject(prefix+"commands", []byte("blink")); err != nil {
-		t.Fatal(err)
-	}
+	r.tell(b, id, []byte("blink"))
 	blink := next(t, c, mqttwire.Publish)
 	publish(t, c, mqttwire.Message{Topic: prefix + "credentials/request", QoS: 1, ID: blink.ID})
 	next(t, c, mqttwire.Publish)

@@ -18,6 +18,7 @@ const (
 	roleConnecting role = iota // nobody yet
 	roleClaimant               // may claim, and nothing else
 	roleDevice                 // has logged in with its credential
+	roleUser                   // has logged in with a name of the configuration's
 )
 
 // session is who is on a connection. mochi's reading goroutine of the
@@ -54,6 +55,11 @@ type session struct {
 	seated bool
 	// renewing: a request for another credential is being decided on.
 	renewing atomic.Bool
+	// consumer is what a named user's connection is told, and by whom; nil with
+	// every other role.
+	consumer *consumer
+	// ordering: a user's command is being decided on.
+	ordering atomic.Bool
 	// curfew ends the connection when its credential ends.
 	curfew curfew
 	// unlock releases the device's lock while it is held; see idLocks.
@@ -68,7 +74,15 @@ type session struct {
 	// discard: the session ends with the connection, by order of Disconnect.
 	discard atomic.Bool
 
-	ids packetIDs
+	ledger            // what it said, and is not acknowledged yet
+	outgoing outgoing // what it is told
+	// told is the version of the configuration that was written to it.
+	told atomic.Uint64
+	// greeted: the CONNACK is out, and others may write.
+	greeted atomic.Bool
+	// subscribed: to its commands or configuration, with the SUBSCRIBE that is
+	// being answered.
+	subscribed bool
 }
 
 // deviceTopics are the only ones a device has anything to do with. All begin
@@ -105,6 +119,10 @@ func (t *deviceTopics) requests(name string) bool {
 	own, ok := strings.CutPrefix(name, t.prefix)
 	return ok && (own == credentialsTopic || own == credentialsCBOR)
 }
+
+// telemetry reports whether what is published to name, where it may, is
+// telemetry; else it is an event.
+func (t *deviceTopics) telemetry(name string) bool { return name[len(t.prefix):] == telemetryTopic }
 
 func (t *deviceTopics) mayPublish(name string) bool { return t.mayWill(name) || t.requests(name) }
 

@@ -368,7 +368,7 @@ func TestDisconnectDoesNotWaitForTLS(t *testing.T) {
 	if ack.Code() != 0 {
 		t.Fatalf("CONNACK %#x", ack.Code())
 	}
-	fill(t, s.Broker, id, c)
+	fill(t, s.rule, s.Broker, id, c)
 	began := time.Now()
 	s.Disconnect(id)
 	if took := time.Since(began); took > time.Second {
@@ -413,7 +413,7 @@ func TestListeners(t *testing.T) {
 	} {
 		cfg := broker.Defaults()
 		change(&cfg)
-		if _, err := broker.New(cfg, s.rule, s.rule, slog.New(slog.DiscardHandler)); err == nil {
+		if _, err := broker.New(cfg, s.rule.parts(), slog.New(slog.DiscardHandler)); err == nil {
 			t.Errorf("%s: taken", name)
 		}
 	}

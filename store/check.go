@@ -201,6 +201,9 @@ func check(ctx context.Context, db *bolt.DB) error {
 			if version > 2 { // nor denials
 				parts = append(parts, checkTrust)
 			}
+			if version > 3 { // nor commands
+				parts = append(parts, checkCommands)
+			}
 			for _, part := range parts {
 				if err := errors.Join(ctx.Err(), part(tx, s)); err != nil {
 					return err

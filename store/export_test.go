@@ -21,6 +21,10 @@ var (
 	EncodeManifestRow = encodeManifestRow
 	DecodeToken       = decodeToken
 	EncodeToken       = encodeToken
+	DecodeCommand     = decodeCommand
+	EncodeCommand     = encodeCommand
+	DecodeConfig      = decodeConfig
+	EncodeConfig      = encodeConfig
 
 	ParkedID = parkedID
 )

@@ -11,7 +11,7 @@ import (
 
 // migrations[v] turns a file of version v into one of version v+1, in one
 // transaction with the change of the version.
-var migrations = map[uint64]func(tx *bolt.Tx, now time.Time) error{1: addQuarantine, 2: addTrust}
+var migrations = map[uint64]func(tx *bolt.Tx, now time.Time) error{1: addQuarantine, 2: addTrust, 3: addCommands}
 
 // addQuarantine is version 2: records may leave the lanes for the quarantine,
 // and sequences begin anew without a new file.
@@ -54,6 +54,17 @@ func addTrust(tx *bolt.Tx, now time.Time) error {
 		return err
 	}
 	return tx.Bucket(bucketMeta).Put(metaTrust, value)
+}
+
+// addCommands is version 4: what devices are told, and their events taken over.
+// There was nothing of it before.
+func addCommands(tx *bolt.Tx, _ time.Time) error {
+	for _, name := range [][]byte{bucketCommands, bucketCommandIDs, bucketLive, bucketEnded, bucketConfigs} {
+		if _, err := tx.CreateBucket(name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // asVersion2 gives the state of a file of version 1, whose lanes had no holes,

@@ -13,7 +13,7 @@ import (
 
 // schemaVersion is what this program reads and writes. A file of an older
 // version is migrated at Open, one of a newer version is refused.
-const schemaVersion = 3
+const schemaVersion = 4
 
 // The buckets. All keys that are numbers are eight bytes, big-endian.
 var (
@@ -36,11 +36,18 @@ var (
 	bucketManifest  = []byte("manifest")           // template number + hardware id → CBOR manifestRow
 	bucketTokens    = []byte("tokens")             // token id → CBOR tokenRow
 
+	bucketCommands   = []byte("commands")       // number, from 1, in order of queueing → CBOR commandRow
+	bucketCommandIDs = []byte("command_ids")    // device id (16 bytes) + command id → number
+	bucketLive       = []byte("live_commands")  // number → 1: those that have not come to their end
+	bucketEnded      = []byte("ended_commands") // number → 1: the others, so that the oldest is found at once
+	bucketConfigs    = []byte("device_configs") // device id (16 bytes) → CBOR configRow
+
 	allBuckets = [][]byte{
 		bucketMeta, bucketDevices, bucketIndex, bucketFolds, bucketAliases,
 		bucketTemplates, bucketKeys, bucketKeyHashes, bucketProv, bucketEvt,
 		bucketParked, bucketParkedBy, bucketMoves, bucketExports,
 		bucketDenied, bucketPending, bucketManifest, bucketTokens,
+		bucketCommands, bucketCommandIDs, bucketLive, bucketEnded, bucketConfigs,
 	}
 )
 
@@ -77,6 +84,13 @@ type state struct {
 	Pending   uint64    `cbor:"7,keyasint,omitempty"` // of bucketPending
 	Tokens    uint64    `cbor:"8,keyasint,omitempty"` // of bucketTokens
 	Listed    uint64    `cbor:"9,keyasint,omitempty"` // of bucketManifest
+
+	Commands     uint64 `cbor:"10,keyasint,omitempty"` // rows of bucketCommands
+	LiveCommands uint64 `cbor:"11,keyasint,omitempty"` // of bucketLive
+	LastCommand  uint64 `cbor:"12,keyasint,omitempty"` // the last number
+	EndedBytes   uint64 `cbor:"13,keyasint,omitempty"` // of the rows in bucketEnded, as encoded
+	Configs      uint64 `cbor:"14,keyasint,omitempty"` // of bucketConfigs
+	Events       uint64 `cbor:"15,keyasint,omitempty"` // see TakeEvents
 }
 
 // laneState counts a lane. A record's place, its key in the bucket, is Base and

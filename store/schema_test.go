@@ -51,6 +51,8 @@ func FuzzRows(f *testing.F) {
 			return store.DecodeManifestRow([]byte("01234567H"), b)
 		}, store.EncodeManifestRow)
 		again(t, row, func(b []byte) (token.Token, error) { return store.DecodeToken(tokenKey, b) }, store.EncodeToken)
+		again(t, row, func(b []byte) (edgeclaim.Command, error) { return store.DecodeCommand([]byte("01234567"), b) }, store.EncodeCommand)
+		again(t, row, store.DecodeConfig, store.EncodeConfig)
 	})
 }
 
@@ -66,6 +68,10 @@ func admissionRows(f *testing.F) {
 		AskedAt: moment, Asked: 3, Status: edgeclaim.PendingApproved, By: "uid:0",
 	}))(f))
 	f.Add(must(store.EncodeManifestRow(&edgeclaim.ManifestRow{Profile: "p", Name: "n", Groups: []string{"g"}}))(f))
+	command := order(f, 1, "a")
+	command.Result, command.Reason, command.Attempts = []byte("1"), "r", 3
+	f.Add(must(store.EncodeCommand(&command))(f))
+	f.Add(must(store.EncodeConfig(&edgeclaim.DeviceConfig{Version: 3, Config: []byte("{}")}))(f))
 	made, _, err := token.New("ops", token.ScopeAdmin, moment, moment.Add(time.Hour))
 	noErr(f, err)
 	f.Add(must(store.EncodeToken(&made))(f))

@@ -21,6 +21,9 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv(crashDir); dir != "" {
 		os.Exit(crashChild(dir))
 	}
+	if dir := os.Getenv(commandsDir); dir != "" {
+		os.Exit(commandsChild(dir))
+	}
 	if dir := os.Getenv(moversDir); dir != "" {
 		os.Exit(moversChild(dir))
 	}

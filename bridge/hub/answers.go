@@ -51,7 +51,7 @@ func (t *answers) take(pending []work, results []registry.Result) {
 		}
 		t.to(s).take(batch, &results[i], upto)
 		if n := results[i].Skipped; n > 0 && s.mayGrumble(time.Now()) {
-			t.applier.logger.Warn("devices of a box's registry are not taken: is their tenant served here?",
+			t.applier.logger.Warn("devices of a box are not taken: is their tenant served here?",
 				"site", s.names.Site, "box_id", s.names.Box, "devices", n)
 		}
 	}
@@ -59,9 +59,12 @@ func (t *answers) take(pending []work, results []registry.Result) {
 		for i := range results {
 			f.Records += uint64(results[i].Applied)
 			f.Skipped += uint64(results[i].Skipped)
-			if pending[i].item.Page != nil {
+			switch it := &pending[i].item; {
+			case it.Page != nil:
 				f.Pages++
-			} else {
+			case it.States != nil:
+				f.States++
+			default:
 				f.Batches++
 			}
 		}
@@ -69,7 +72,7 @@ func (t *answers) take(pending []work, results []registry.Result) {
 }
 
 // take notes one result: upto of it is acknowledged. batch is nil for that of a
-// page.
+// page, or of states.
 func (w *answer) take(batch *wire.Batch, r *registry.Result, upto uint64) {
 	switch {
 	case r.Refused != nil:
@@ -78,6 +81,9 @@ func (w *answer) take(batch *wire.Batch, r *registry.Result, upto uint64) {
 	case batch == nil:
 		if r.Snapshot != nil {
 			w.ack.Snapshot, w.said = r.Snapshot, true
+		}
+		if r.State != nil {
+			w.ack.State, w.said = r.State, true
 		}
 		return
 	}
@@ -94,6 +100,9 @@ func (w *answer) take(batch *wire.Batch, r *registry.Result, upto uint64) {
 // retry notes that nothing of the work was committed.
 func (t *answers) retry(pending []work) {
 	for i := range pending {
+		if pending[i].item.States != nil {
+			continue // its box says them again, what they are by then
+		}
 		w := t.to(pending[i].session)
 		batch := pending[i].item.Batch
 		if batch == nil {

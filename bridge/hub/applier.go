@@ -21,6 +21,7 @@ type applier struct {
 	sessions *sessions
 	states   map[string]registry.BoxState // by box, not stored yet
 	health   *health
+	orders   orders
 }
 
 func newApplier(h *Hub) (*applier, error) {
@@ -75,10 +76,11 @@ func (a *applier) tick(ctx context.Context) {
 			a.greet(ctx, s, s.hello.names, s.hello.hello)
 		}
 	}
+	a.tellOrders(ctx, now)
 }
 
-// group takes an item and what is behind it, and commits all batches among
-// them together.
+// group takes an item and what is behind it, and commits all batches, pages and
+// states among them together.
 func (a *applier) group(ctx context.Context, first item) {
 	items := a.intake.more(first, a.conf.GroupMessages, a.conf.GroupBytes)
 	defer a.intake.done(items)
@@ -94,6 +96,10 @@ func (a *applier) group(ctx context.Context, first item) {
 		case *wire.SnapshotPage:
 			if a.admit(s, n, m.Epoch, m.Nonce) {
 				pending = append(pending, work{s, registry.Item{Names: n, Page: m}})
+			}
+		case *wire.States:
+			if a.admit(s, n, m.Epoch, m.Nonce) {
+				pending = append(pending, work{s, registry.Item{Names: n, States: m}})
 			}
 		case *wire.Hello:
 			// What came before it belongs to the session before it.

@@ -13,8 +13,10 @@ type Figures struct {
 	Wants    uint64
 	Batches  uint64 // applied, or seen to be applied already
 	Pages    uint64 // of snapshots
-	Records  uint64 // applied
-	Skipped  uint64 // devices of snapshots that were not taken
+	States   uint64 // messages of states, applied or seen to be
+	Records  uint64 // applied, and devices of pages and states
+	Skipped  uint64 // devices of snapshots and states that were not taken
+	Orders   uint64 // commands and cancellations told, each time
 	Acks     uint64 // told
 	Asked    uint64 // boxes, for a new hello
 	Nacks    map[wire.NackCode]uint64

@@ -428,7 +428,7 @@ func TestSnapshot(t *testing.T) {
 	page(1, false, "")
 	page(2, false, "{},") // one that names nobody
 	page(3, true, "")
-	if f := r.hub.Figures(); f.Skipped != 1 || strings.Count(r.log.String(), "devices of a box's registry are not taken") != 1 {
+	if f := r.hub.Figures(); f.Skipped != 1 || strings.Count(r.log.String(), "devices of a box are not taken") != 1 {
 		t.Errorf("figures %+v, log:\n%s", f, r.log)
 	}
 	if w := b.hello(); w.Snapshot || w.Held != 3 {

@@ -17,8 +17,8 @@ const maxInbound = wire.MaxMessage + 512
 // item is one message that came up.
 type item struct {
 	names wire.Names
-	// message is a *wire.Hello, *wire.Want, *wire.SnapshotPage, *wire.Batch,
-	// *wire.State, or a malformed.
+	// message is a *wire.Hello, *wire.Want, *wire.SnapshotPage, *wire.States,
+	// *wire.Batch, *wire.State, or a malformed.
 	message any
 	bytes   int64
 }

@@ -168,7 +168,7 @@ func newBox(t testing.TB, broker, name string, key ed25519.PublicKey) *box {
 		t: t, names: wire.Names{Site: site, Box: name}, key: key,
 		down: make(chan []byte, 4096), host: make(chan wire.Host, 64),
 		epoch:    epochOf(name, 1),
-		first:    map[edgeclaim.Lane]uint64{edgeclaim.LaneProv: 1, edgeclaim.LaneEvt: 1},
+		first:    map[edgeclaim.Lane]uint64{edgeclaim.LaneProv: 1, edgeclaim.LaneEvt: 1, edgeclaim.LaneTel: 1},
 		appended: map[edgeclaim.Lane]uint64{},
 	}
 	conf := client.Defaults()
@@ -226,8 +226,8 @@ func (b *box) say(kind string, message any) {
 func (b *box) greeting() *wire.Hello {
 	b.nonce = rand.Text()[:22]
 	lanes := map[edgeclaim.Lane]edgeclaim.LaneMarks{}
-	for _, lane := range edgeclaim.Lanes() {
-		lanes[lane] = edgeclaim.LaneMarks{First: b.first[lane], Appended: b.appended[lane]}
+	for lane, first := range b.first {
+		lanes[lane] = edgeclaim.LaneMarks{First: first, Appended: b.appended[lane]}
 	}
 	return &wire.Hello{
 		Type: wire.TypeHello, Versions: []int{1, 7}, Box: b.names.Box, Site: b.names.Site, Program: "1.0", Epoch: b.epoch,
@@ -317,7 +317,11 @@ func (b *box) event(lane edgeclaim.Lane, sequence uint64) []byte {
 		Lane: lane, Sequence: sequence, Type: "claim.refused", Data: []byte(`{"n":1}`),
 		Stamp: edgeclaim.Stamp{Time: time.Unix(1_800_000_000, 0), Clock: edgeclaim.ClockSynced, Boot: "boot"},
 	}
-	if lane == edgeclaim.LaneProv {
+	switch lane {
+	case edgeclaim.LaneTel:
+		r.Type, r.Device = edgeclaim.TypeTelemetry, b.device(1)
+		r.Data = fmt.Appendf(nil, `{"device_id":%q,"tenant_id":%q,"values":{"temperature":%d}}`, r.Device, tenantID, sequence)
+	case edgeclaim.LaneProv:
 		r.Type, r.Device = edgeclaim.TypeDeviceProvisioned, b.device(sequence)
 		r.Data = fmt.Appendf(nil, `{"device_id":%q,"tenant_id":%q,"hardware_id":%q,"box_id":%q,"site":%q,"name":"Pump %d",`+
 			`"template_id":"t-1","key_id":"k-1","credential":{"type":"api_key","sha256":%q},"claimed_via":"mqtt",`+

@@ -46,12 +46,22 @@ type session struct {
 	gap   map[edgeclaim.Lane]uint64 // the sequence last nacked
 	gapAt time.Time                 // when that was
 
+	// ordered is what the box was told of commands in this session, boxOrders at
+	// most, and when.
+	ordered map[orderKey]time.Time
+
 	// hello waits for a registry that failed; nil for none.
 	hello *waiting
 	// failures counts how often in a row the registry failed for it, and
 	// retryAt is when it may be tried again.
 	failures int
 	retryAt  time.Time
+}
+
+// orderKey is a command by its number in the registry, or its cancelling.
+type orderKey struct {
+	number int64
+	cancel bool
 }
 
 // waiting is a hello that could not be answered yet.
@@ -177,7 +187,7 @@ func (s *session) begin(n wire.Names, h *wire.Hello, now time.Time) {
 		s.former = append(s.former[max(0, len(s.former)-formerNonces+1):], s.nonce)
 	}
 	s.names, s.epoch, s.nonce, s.welcomed = n, h.Epoch, h.Nonce, true
-	s.greeted, s.hello = now, nil
+	s.greeted, s.hello, s.ordered = now, nil, nil
 	s.sent, s.gap = map[edgeclaim.Lane]uint64{}, map[edgeclaim.Lane]uint64{}
 }
 

@@ -107,7 +107,8 @@ func (t *Stick) greet(ctx context.Context, n wire.Names, hello *wire.Hello) (reg
 	for i := range known {
 		before.Online, before.App = known[i].Online, known[i].App
 		for lane, state := range known[i].Lanes {
-			if known[i].Epoch == hello.Epoch && state.Upto > hello.Lanes[lane].Appended {
+			told, ok := hello.Lanes[lane] // an older box has not all lanes
+			if ok && known[i].Epoch == hello.Epoch && state.Upto > told.Appended {
 				return registry.Greeting{}, ErrOlder
 			}
 		}

@@ -3,6 +3,8 @@ package wire
 import (
 	"time"
 
+	"github.com/go-json-experiment/json/jsontext"
+
 	"edgeclaim"
 )
 
@@ -13,6 +15,7 @@ const (
 	TypeAgain    = "again"
 	TypeAck      = "ack"
 	TypeRegistry = "registry"
+	TypeCommand  = "command"
 )
 
 // Head is what every message under down/ begins with. A box takes none that
@@ -71,7 +74,9 @@ type Ack struct {
 	Upto map[edgeclaim.Lane]uint64 `json:"upto,omitempty"`
 	// Snapshot says up to which page a snapshot is committed.
 	Snapshot *SnapshotAck `json:"snapshot,omitempty"`
-	Nack     []Nack       `json:"nack,omitempty"`
+	// State, when it is not nil, is the Upto of the States that are committed.
+	State *uint64 `json:"state,omitempty"`
+	Nack  []Nack  `json:"nack,omitempty"`
 	// Credit, when it is not nil, takes the place of the last one said. 0 stops the
 	// box until another comes.
 	Credit *int `json:"credit,omitempty"`
@@ -151,6 +156,47 @@ type RegistryPage struct {
 	More    bool               `json:"more"` // ask again, after the last one here
 }
 
+// Commands tells devices of this box what to do. Sealed, it has to be within
+// MaxMessage. It is answered by records of edgeclaim.TypeCommandStatus alone,
+// and said again until they come.
+type Commands struct {
+	Head     `json:",inline"`
+	Commands []Order     `json:"commands,omitempty"`
+	Cancel   []OrderName `json:"cancel,omitempty"`
+}
+
+// OrderName names a command of a device.
+type OrderName struct {
+	ID     edgeclaim.CommandID `json:"command_id"`
+	Device edgeclaim.DeviceID  `json:"device_id"`
+}
+
+// Order is one command.
+type Order struct {
+	OrderName `json:",inline"`
+	// ExpiresAt is when it is worth nothing any more; left out, the box's
+	// default counts.
+	ExpiresAt time.Time      `json:"expires_at,omitzero"`
+	Payload   jsontext.Value `json:"payload"`
+}
+
+func (c *Commands) check() error {
+	if len(c.Commands)+len(c.Cancel) > MaxEntries {
+		return edgeclaim.Invalid("commands", "more than %d", MaxEntries)
+	}
+	for i := range c.Commands {
+		if o := &c.Commands[i]; o.ID.IsZero() || o.Device.IsZero() || len(o.Payload) == 0 {
+			return edgeclaim.Invalid("commands", "want a command_id, a device_id and a payload in each")
+		}
+	}
+	for _, n := range c.Cancel {
+		if n.ID.IsZero() || n.Device.IsZero() {
+			return edgeclaim.Invalid("cancel", "want a command_id and a device_id in each")
+		}
+	}
+	return nil
+}
+
 // Host is the retained word on whether the application is there, on HostTopic.
 // It is a hint, and nothing follows from it but a hello: it is not signed.
 type Host struct {
@@ -178,7 +224,7 @@ const (
 type Down interface{ Header() *Head }
 
 // DecodeDown reads a payload as Open returns it: *Welcome, *Refused, *Again,
-// *Ack or *RegistryPage. ErrInvalid says what is wrong. A type that is not
+// *Ack, *RegistryPage or *Commands. ErrInvalid says what is wrong. A type that is not
 // known is nil without an error: a later version may say more.
 func DecodeDown(payload []byte) (Down, error) {
 	var head Head
@@ -197,11 +243,18 @@ func DecodeDown(payload []byte) (Down, error) {
 		message = new(Ack)
 	case TypeRegistry:
 		message = new(RegistryPage)
+	case TypeCommand:
+		message = new(Commands)
 	default:
 		return nil, nil
 	}
 	if err := decode(payload, message); err != nil {
 		return nil, err
+	}
+	if commands, ok := message.(*Commands); ok {
+		if err := commands.check(); err != nil {
+			return nil, err
+		}
 	}
 	return message, nil
 }

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 
 	"edgeclaim"
 )
@@ -13,6 +14,7 @@ const (
 	TypeHello    = "hello"
 	TypeWant     = "want"
 	TypeSnapshot = "snapshot"
+	TypeState    = "state"
 )
 
 // Hello begins a session: the first message of a connection, said again until
@@ -70,11 +72,36 @@ type SnapshotPage struct {
 	Devices []edgeclaim.Device `json:"devices"`
 }
 
+// States tells what only the latest of counts: of each device the last word, in
+// the order of their changes. One is on its way at a time, and an Ack with its
+// Upto answers it.
+type States struct {
+	Type  string `json:"type"` // TypeState
+	Box   string `json:"box_id"`
+	Epoch string `json:"epoch"`
+	Nonce string `json:"nonce"`
+	// Reset: it is the first of a session. A device of this box that is not
+	// told in it or after it is offline.
+	Reset bool `json:"reset,omitempty"`
+	// Upto is the box's version of the last state here; 0 only of a first one
+	// without devices. A box that was started anew counts from 1 again.
+	Upto    uint64        `json:"upto"`
+	Devices []DeviceState `json:"devices"`
+}
+
+// DeviceState is the latest of one device.
+type DeviceState struct {
+	edgeclaim.DeviceState `json:",inline"`
+	// Telemetry is its newest record of edgeclaim.LaneTel, the event as it is in
+	// a batch; nil for none, or one that upstream has.
+	Telemetry jsontext.Value `json:"telemetry,omitzero"`
+}
+
 // Encode writes a message as one line of JSON.
 func Encode(message any) ([]byte, error) { return json.Marshal(message) }
 
-// DecodeUp reads a message under up/ctl or up/snap: *Hello, *Want or
-// *SnapshotPage. ErrInvalid says what is wrong, and that the topic's box is
+// DecodeUp reads a message under up/ctl or up/snap: *Hello, *Want, *SnapshotPage
+// or *States. ErrInvalid says what is wrong, and that the topic's box is
 // not the message's. A type that is not known is nil without an error: a later
 // version may say more.
 func DecodeUp(n Names, text []byte) (any, error) {
@@ -95,6 +122,8 @@ func DecodeUp(n Names, text []byte) (any, error) {
 		return decodeAs(text, (*Want).check)
 	case TypeSnapshot:
 		return decodeAs(text, (*SnapshotPage).check)
+	case TypeState:
+		return decodeAs(text, (*States).check)
 	}
 	return nil, nil
 }
@@ -143,6 +172,25 @@ func (p *SnapshotPage) check() error {
 		return edgeclaim.Invalid("devices", "more than %d", MaxEntries)
 	}
 	return checkSession(p.Epoch, p.Nonce)
+}
+
+func (s *States) check() error {
+	if len(s.Devices) > MaxEntries {
+		return edgeclaim.Invalid("devices", "more than %d", MaxEntries)
+	}
+	if s.Upto == 0 && (len(s.Devices) > 0 || !s.Reset) {
+		return edgeclaim.Invalid("upto", "want a version from 1 on")
+	}
+	for i := range s.Devices {
+		d := &s.Devices[i]
+		if d.Device.IsZero() || d.Tenant.IsZero() {
+			return edgeclaim.Invalid("devices", "want a device_id and a tenant_id in each")
+		}
+		if d.Presence != edgeclaim.PresenceOnline && d.Presence != edgeclaim.PresenceOffline {
+			return edgeclaim.Invalid("devices", "presence: want %s or %s", edgeclaim.PresenceOnline, edgeclaim.PresenceOffline)
+		}
+	}
+	return checkSession(s.Epoch, s.Nonce)
 }
 
 // checkSession judges the names that a session is known by.

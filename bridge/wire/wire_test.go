@@ -14,6 +14,7 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"edgeclaim"
 	"edgeclaim/bridge/wire"
@@ -67,6 +68,8 @@ func ups(t testing.TB) []any {
 			Type: wire.TypeSnapshot, Box: "box42", Epoch: epoch, Nonce: nonce, ID: "s1", Page: 1, Last: true,
 			Devices: []edgeclaim.Device{device(t)},
 		},
+		states(t),
+		&wire.States{Type: wire.TypeState, Box: "box42", Epoch: epoch, Nonce: nonce, Reset: true, Devices: []wire.DeviceState{}},
 	}
 }
 
@@ -74,7 +77,7 @@ func downs(t testing.TB) []wire.Down {
 	head := func(kind string) wire.Head {
 		return wire.Head{Type: kind, Box: "box42", Epoch: epoch, Nonce: nonce, Time: when}
 	}
-	zero := 0
+	zero, state := 0, uint64(1<<64-1)
 	return []wire.Down{
 		&wire.Welcome{
 			Head: head(wire.TypeWelcome), Version: 1, Upstream: "hub", Credit: 9, StartAfter: 5, Snapshot: true, Held: 3, Recover: true,
@@ -84,14 +87,18 @@ func downs(t testing.TB) []wire.Down {
 		&wire.Again{Head: head(wire.TypeAgain)},
 		&wire.Ack{
 			Head: head(wire.TypeAck), Upto: map[edgeclaim.Lane]uint64{edgeclaim.LaneEvt: 5}, Credit: &zero,
-			Snapshot: &wire.SnapshotAck{ID: "s1", Upto: 2},
-			Nack:     []wire.Nack{{Lane: edgeclaim.LaneProv, Sequence: 6, Code: wire.NackRetry, RetryAfter: 100, Reason: "later"}},
+			Snapshot: &wire.SnapshotAck{ID: "s1", Upto: 2}, State: &state,
+			Nack: []wire.Nack{{Lane: edgeclaim.LaneProv, Sequence: 6, Code: wire.NackRetry, RetryAfter: 100, Reason: "later"}},
 		},
 		&wire.RegistryPage{Head: head(wire.TypeRegistry), After: "a", Devices: []edgeclaim.Device{device(t)}, More: true},
+		commands(t, head(wire.TypeCommand)),
 	}
 }
 
-var same = cmp.Comparer(func(a, b edgeclaim.Device) bool { return fmt.Sprintf("%+v", a) == fmt.Sprintf("%+v", b) })
+var same = cmp.Options{
+	cmp.Comparer(func(a, b edgeclaim.Device) bool { return fmt.Sprintf("%+v", a) == fmt.Sprintf("%+v", b) }),
+	cmpopts.EquateComparable(edgeclaim.DeviceID{}, edgeclaim.TenantID{}, edgeclaim.CommandID{}),
+}
 
 func TestUpRoundTrips(t *testing.T) {
 	for _, message := range ups(t) {

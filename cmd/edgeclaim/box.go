@@ -6,12 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"edgeclaim"
 	"edgeclaim/bridge"
 	"edgeclaim/broker"
 	"edgeclaim/cmd/internal/cli"
+	"edgeclaim/command"
 	"edgeclaim/internal/audit"
 	"edgeclaim/internal/ca"
 	"edgeclaim/internal/clock"
@@ -19,6 +21,7 @@ import (
 	"edgeclaim/provision"
 	"edgeclaim/provision/httpapi"
 	"edgeclaim/store"
+	"edgeclaim/telemetry"
 )
 
 // box is the running program: its parts and how they hang together.
@@ -36,11 +39,17 @@ type box struct {
 	tokens    *tokens
 	trust     *trust
 	rule      *provision.Service
+	telemetry *telemetry.Service
+	commands  *command.Service
 	broker    *broker.Broker    // nil when no listener of its is left
 	http      []*httpapi.Server // of devices and of the operator, all that are bound
 	sources   map[string]tlsSource
 	bridge    *bridge.Bridge // nil without upstream
 	gauges    *gauges
+	// told is whether upstream took telemetry when it was last asked, toldAsked
+	// when that was, in nanoseconds after the start; see telling.
+	told      atomic.Bool
+	toldAsked atomic.Int64
 
 	listeners map[string]string
 	// unbound is why a listener that was asked for is not there; nil for none.
@@ -69,7 +78,7 @@ func openBox(ctx context.Context, s settings, built cli.Build, logger *slog.Logg
 	b.db = db
 	var bound bindings
 	if err := b.assemble(ctx, &bound); err != nil {
-		return nil, errors.Join(err, bound.close(), b.closeAudit(), db.Close())
+		return nil, errors.Join(err, bound.close(), b.closeTelemetry(), b.closeAudit(), db.Close())
 	}
 	return b, nil
 }
@@ -91,6 +100,9 @@ func (b *box) assemble(ctx context.Context, bound *bindings) error {
 		return err
 	}
 	if err := b.makeRule(); err != nil {
+		return err
+	}
+	if err := b.makeWork(); err != nil {
 		return err
 	}
 	if err := b.faceUpstream(); err != nil {
@@ -137,6 +149,7 @@ func (b *box) disconnect(id edgeclaim.DeviceID) {
 	if b.broker != nil {
 		b.broker.Disconnect(id)
 	}
+	b.voided(id)
 }
 
 func (b *box) shorten(id edgeclaim.DeviceID, credential edgeclaim.KeyHash, in time.Duration) {
@@ -159,7 +172,10 @@ func (b *box) faceUpstream() error {
 	}
 	up := b.settings.Upstream
 	up.Now = b.clock.Now
-	parts := bridge.Parts{Outbox: b.db, Quarantine: b.db, Life: b.db, Registry: b.db, Clock: b.clock}
+	parts := bridge.Parts{
+		Outbox: b.db, Quarantine: b.db, Life: b.db, Registry: b.db, Clock: b.clock,
+		Telemetry: b.telemetry.Lane(), States: b.telemetry, Commands: b.commands,
+	}
 	var err error
 	if b.bridge, err = bridge.New(up, parts, b.identity(), b.logger); err != nil {
 		return err
@@ -188,6 +204,7 @@ func (b *box) Status(ctx context.Context) (edgeclaim.Status, error) {
 	if err != nil {
 		return edgeclaim.Status{}, err
 	}
+	outbox[edgeclaim.LaneTel] = b.telemetry.Lane().Stats()
 	pending, err := b.db.CountPending(ctx)
 	if err != nil {
 		return edgeclaim.Status{}, err
@@ -203,6 +220,8 @@ func (b *box) Status(ctx context.Context) (edgeclaim.Status, error) {
 		Store:         b.db.Info(),
 		Pending:       pending,
 		Audit:         b.auditStatus(),
+		Telemetry:     b.telemetry.Status(),
+		Commands:      b.commands.Status(),
 		Certificates:  b.certificates(),
 	}
 	if b.broker != nil {

@@ -33,6 +33,9 @@ type settings struct {
 	Credentials credentialKeys `yaml:"credentials"`
 	Throttle    throttleKeys   `yaml:"throttle"`
 	Audit       auditKeys      `yaml:"audit"`
+	Users       []broker.User  `yaml:"users"`
+	Telemetry   telemetryKeys  `yaml:"telemetry"`
+	Commands    commandKeys    `yaml:"commands"`
 	Upstream    bridge.Config  `yaml:"upstream"`
 	Store       storeKeys      `yaml:"store"`
 }
@@ -62,6 +65,7 @@ type httpLimits struct {
 	MaxConnections    int           `yaml:"max_connections"`
 	MaxPerSource      int           `yaml:"max_per_source"`
 	MaxRefused        int           `yaml:"max_refused"`
+	MaxPolls          int           `yaml:"max_polls"`
 	ReadHeaderTimeout time.Duration `yaml:"read_header_timeout"`
 	ReadTimeout       time.Duration `yaml:"read_timeout"`
 	WriteTimeout      time.Duration `yaml:"write_timeout"`
@@ -87,6 +91,7 @@ type mqttLimits struct {
 	ConnectTimeout    time.Duration             `yaml:"connect_timeout"`
 	IdleTimeout       time.Duration             `yaml:"idle_timeout"`
 	ClaimTimeout      time.Duration             `yaml:"claim_timeout"`
+	ReportTimeout     time.Duration             `yaml:"report_timeout"`
 	WriteTimeout      time.Duration             `yaml:"write_timeout"`
 	MaxKeepAlive      time.Duration             `yaml:"max_keep_alive"`
 	MaxClaimantPacket int                       `yaml:"max_claimant_packet"`
@@ -101,6 +106,8 @@ type mqttLimits struct {
 	MaxDeviceRate     int                       `yaml:"max_device_rate"`
 	MaxDeviceBurst    int                       `yaml:"max_device_burst"`
 	MaxHandshakes     int                       `yaml:"max_handshakes"`
+	Users             []broker.User             `yaml:"-"` // settings.Users
+	MaxConsumers      int                       `yaml:"max_consumers"`
 	SessionExpiry     time.Duration             `yaml:"session_expiry"`
 	DrainTimeout      time.Duration             `yaml:"drain_timeout"`
 	TLS               *tls.Config               `yaml:"-"`
@@ -174,7 +181,10 @@ func defaults() settings {
 		Audit: auditKeys{
 			SegmentBytes: audit.DefaultSegmentBytes, MaxBytes: audit.DefaultMaxBytes, RefusalsPerMinute: audit.DefaultRefusalsPerMinute,
 		},
-		Upstream: bridge.Defaults(),
+		Users:     []broker.User{},
+		Telemetry: defaultTelemetry(),
+		Commands:  defaultCommands(),
+		Upstream:  bridge.Defaults(),
 		Store: storeKeys{
 			MaxBytes:       kept.MaxBytes,
 			ProvMaxRecords: kept.ProvMaxRecords, ProvMaxBytes: kept.ProvMaxBytes,
@@ -196,8 +206,14 @@ func (s *settings) storeConfig() store.Config {
 	return c
 }
 
-func (s *settings) httpConfig() httpapi.Config  { return httpapi.Config(s.HTTP.Limits) }
-func (s *settings) brokerConfig() broker.Config { return broker.Config(s.MQTT.Limits) }
+func (s *settings) httpConfig() httpapi.Config { return httpapi.Config(s.HTTP.Limits) }
+
+// brokerConfig is the broker's own form of its keys, and of the users.
+func (s *settings) brokerConfig() broker.Config {
+	c := broker.Config(s.MQTT.Limits)
+	c.Users = s.Users
+	return c
+}
 
 func (s *settings) throttleConfig() throttle.Config {
 	return throttle.Config{Burst: s.Throttle.Burst, PerSecond: s.Throttle.PerSecond, MaxSources: s.Throttle.MaxSources}
@@ -321,6 +337,7 @@ func (s *settings) validateTrust() error {
 
 func (s *settings) validateSections() error {
 	http, mqtt, kept, slow := s.httpConfig(), s.brokerConfig(), s.storeConfig(), s.throttleConfig()
+	said, told := s.telemetryConfig(), s.commandConfig()
 	for _, section := range []struct {
 		name     string
 		validate func() error
@@ -329,13 +346,19 @@ func (s *settings) validateSections() error {
 		{name: "http", validate: http.Validate},
 		{name: "mqtt", validate: mqtt.Validate},
 		{name: "throttle", validate: slow.Validate},
+		{name: "telemetry", validate: said.Validate},
+		{name: "commands", validate: told.Validate},
 		{name: "store", validate: kept.Validate},
 		{name: "upstream", validate: s.Upstream.Validate, skip: s.Upstream.URL == ""},
 	} {
 		if section.skip {
 			continue
 		}
-		if err := section.validate(); err != nil {
+		err := section.validate()
+		if err != nil && strings.HasPrefix(err.Error(), "users[") { // a section of its own
+			return cli.Usagef("%v", err)
+		}
+		if err != nil {
 			return cli.Usagef("%s.%v", section.name, err)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 
 	"edgeclaim"
 	"edgeclaim/cmd/internal/cli"
@@ -17,7 +18,7 @@ const devicesPath = "/api/v1/devices"
 func (a *app) deviceCommand() *cobra.Command {
 	c := &cobra.Command{Use: "device", Short: "Devices that claimed", Args: cobra.NoArgs, RunE: cli.WantCommand}
 	c.AddCommand(a.deviceListCommand(), a.deviceShowCommand(), a.deviceRotateCommand(), a.deviceRevokeCommand(),
-		a.deviceReleaseCommand(), a.deviceSwapCommand())
+		a.deviceReleaseCommand(), a.deviceSwapCommand(), a.deviceCommandCommand(), a.deviceConfigCommand())
 	return c
 }
 
@@ -43,10 +44,10 @@ released, whose hardware may claim anew; revoked, whose hardware is refused.`,
 				}
 				path += "?" + url.Values{"state": {state}}.Encode()
 			}
-			head := []string{"DEVICE ID", "HARDWARE ID", "NAME", "STATE", "TENANT", "CLAIMED", "VIA"}
+			head := []string{"DEVICE ID", "HARDWARE ID", "NAME", "STATE", "PRESENCE", "TENANT", "CLAIMED", "VIA"}
 			return list(cmd.Context(), a, path, head, func(d shownDevice) []string {
 				return []string{
-					d.ID.String(), d.Hardware.String(), d.Name, string(d.State), d.Tenant.String(),
+					d.ID.String(), d.Hardware.String(), d.Name, string(d.State), string(d.Presence), d.Tenant.String(),
 					cli.When(d.ClaimedAt), string(d.ClaimedVia),
 				}
 			})
@@ -91,7 +92,18 @@ func devicePath(text, verb string) (string, error) {
 // shownDevice is a device with its state by the box's clock.
 type shownDevice struct {
 	edgeclaim.Device
-	State edgeclaim.State `json:"state"`
+	State    edgeclaim.State    `json:"state"`
+	Presence edgeclaim.Presence `json:"presence"`
+	Since    time.Time          `json:"presence_since"`
+	Seen     time.Time          `json:"last_seen"`
+}
+
+// presence is whether the device is at work, and since when.
+func presence(d *shownDevice) string {
+	if d.Since.IsZero() {
+		return string(d.Presence)
+	}
+	return string(d.Presence) + " since " + cli.When(d.Since)
 }
 
 func (a *app) printDevice(d shownDevice) error {
@@ -106,6 +118,8 @@ func (a *app) printDevice(d shownDevice) error {
 		{"name", d.Name},
 		{"status", string(d.Status)},
 		{"state", string(d.State)},
+		{"presence", presence(&d)},
+		{"last_seen", cli.When(d.Seen)},
 		{"generation", strconv.Itoa(d.Generation)},
 		{"template_id", d.Template.String()},
 		{"key_id", d.Key.String()},

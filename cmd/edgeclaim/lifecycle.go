@@ -68,6 +68,9 @@ func (b *box) run(ctx context.Context) error {
 	if errors.Is(err, errSlowStop) {
 		return err // closing the store under whoever still uses it would wait for them
 	}
+	if closeErr := b.closeTelemetry(); closeErr != nil {
+		b.logger.Warn("closing the telemetry logs", "err", closeErr)
+	}
 	if closeErr := b.closeAudit(); closeErr != nil {
 		b.logger.Warn("closing the audit log", "err", closeErr)
 	}
@@ -90,7 +93,7 @@ func (b *box) faces() []part {
 
 func (b *box) partsBehind() []part {
 	parts := []part{
-		b.rule.Run, b.watchStore, b.watchdog, b.tellHeads, b.tellAlarms,
+		b.rule.Run, b.telemetry.Run, b.commands.Run, b.watchStore, b.watchdog, b.tellHeads, b.tellAlarms,
 		func(ctx context.Context) error { return b.clock.Run(ctx, b.clockChanged) },
 	}
 	if b.bridge != nil {

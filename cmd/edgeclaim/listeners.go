@@ -65,7 +65,10 @@ func (b *box) serveLine(bound *bindings, name, address string, secure *tls.Confi
 	if err != nil {
 		return listenFailed(name, address, err)
 	}
-	line := httpapi.Line{Claims: b.rule, Devices: b.rule, TLS: secure, Ready: b.isReady}
+	line := httpapi.Line{
+		Claims: b.rule, Devices: b.rule, Reports: b.telemetry, Commands: b.commands, Configs: b.commands,
+		TLS: secure, Ready: b.isReady,
+	}
 	server, err := httpapi.NewClaims(b.settings.httpConfig(), listener, line, b.logger)
 	if err != nil {
 		return err
@@ -110,7 +113,8 @@ func (b *box) adminParts() httpapi.Admin {
 	parts := httpapi.Admin{
 		Rule: b.rule, Box: b, Enroller: b.trust, Quarantine: quarantine{db: b.db}, Tokens: b.tokens,
 		Outbox: stick{db: b.db, clock: b.clock, trust: b.trust, identity: b.identity(), logger: b.logger},
-		Data:   b.settings.Data, Now: b.clock.Now,
+		Orders: b.commands, Settings: b.commands, Presence: b.telemetry,
+		Data: b.settings.Data, Now: b.clock.Now,
 	}
 	if b.authority != nil {
 		parts.Authority = issuer{Authority: b.authority, reload: b.reloadCertificates}
@@ -162,7 +166,7 @@ func (b *box) serveMQTT() error {
 	if cfg.Address == "" && cfg.TLSAddress == "" {
 		return nil
 	}
-	mqtt, err := broker.New(cfg, b.rule, b.rule, b.logger)
+	mqtt, err := broker.New(cfg, b.brokerParts(), b.logger)
 	if err != nil {
 		failed, ok := errors.AsType[*net.OpError](err)
 		if ok && failed.Addr != nil && failed.Addr.String() == cfg.TLSAddress {

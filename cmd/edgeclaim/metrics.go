@@ -128,6 +128,14 @@ var (
 	descWaiting     = state("pending_claims", "Claims that wait for an operator.")
 	descAuditLost   = state("audit_lost_total", "Entries of the audit log that could not be written.")
 	descAuditLast   = state("audit_sequence", "The audit log's last entry.")
+	descOnline      = state("devices_online", "Devices that say something.")
+	descAccepted    = state("telemetry_accepted_total", "Points and events that were taken.")
+	descRejected    = state("telemetry_rejected_total", "Points and events that were not, by reason.", "reason")
+	descFleeting    = state("telemetry_qos0_total", "Points that nobody waits for, by what became of them.", "outcome")
+	descEventsWait  = state("device_events_waiting", "Events of devices that are not in the outbox yet.")
+	descEventsLost  = state("device_events_dropped_total", "Events of devices that were lost before.")
+	descReserved    = state("telemetry_reserved", "Whether the disk is down to what only claims may use.")
+	descCommands    = state("commands_waiting", "Commands that have not come to an end.")
 	descNotAfter    = state("certificate_not_after_seconds", "When a certificate of the box's own ends, in Unix time.", "for")
 	descCertificate = state("certificate_usable", "Whether a certificate of the box's own can be used as it ought to be.", "for")
 )
@@ -138,6 +146,7 @@ func (*stateCollector) Describe(ch chan<- *prometheus.Desc) {
 		descDevices, descConnections, descPending, descBytes, descOldest, descAppended, descAcked, descDropped,
 		descParked, descQuarantined, descUpstream, descEnrolled, descInFlight, descCredit, descAlarms, descStoreBytes, descSynced, descFloor, descUptime,
 		descLineAlarms, descWaiting, descAuditLost, descAuditLast, descNotAfter, descCertificate,
+		descOnline, descAccepted, descRejected, descFleeting, descEventsWait, descEventsLost, descReserved, descCommands,
 	} {
 		ch <- desc
 	}
@@ -161,6 +170,7 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 	gauge(descDevices, float64(status.Devices))
 	gauge(descConnections, float64(status.Connections.Claimants), "claimant")
 	gauge(descConnections, float64(status.Connections.Devices), "device")
+	gauge(descConnections, float64(status.Connections.Consumers), "user")
 	for lane, stats := range status.Outbox {
 		gauge(descPending, float64(stats.Pending), string(lane))
 		gauge(descBytes, float64(stats.Bytes), string(lane))
@@ -179,13 +189,30 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 	gauge(descUptime, status.UptimeSeconds)
 	collectTrust(&status, gauge, total)
+	collectWork(&status, gauge, total)
+}
+
+// collectWork reads what devices say, and are told.
+func collectWork(status *edgeclaim.Status, gauge gaugeFunc, total totalFunc) {
+	said := &status.Telemetry
+	gauge(descOnline, float64(said.Online))
+	total(descAccepted, said.Accepted)
+	for reason, n := range said.Rejected {
+		total(descRejected, n, reason)
+	}
+	total(descFleeting, said.Fleeting, "forwarded")
+	total(descFleeting, said.FleetingDropped, "dropped")
+	gauge(descEventsWait, float64(said.EventsWaiting))
+	total(descEventsLost, said.EventsDropped)
+	gauge(descReserved, oneIf(said.Reserved))
+	gauge(descCommands, float64(status.Commands.Waiting))
 }
 
 // lineAlarms and upstreamAlarms are the kinds there are, each with a counter
 // from the start: a rise from nothing would not be seen as one.
 var lineAlarms = []edgeclaim.Alarm{
 	edgeclaim.AlarmCloned, edgeclaim.AlarmKeyOverused, edgeclaim.AlarmThrottled, edgeclaim.AlarmUnconfirmed,
-	edgeclaim.AlarmAuditLost, edgeclaim.AlarmCertificates,
+	edgeclaim.AlarmAuditLost, edgeclaim.AlarmCertificates, edgeclaim.AlarmTelemetryDropped, edgeclaim.AlarmDiskReserve,
 }
 
 var upstreamAlarms = []edgeclaim.Alarm{

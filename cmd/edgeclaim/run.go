@@ -68,7 +68,8 @@ func (a *app) rootCommand() *cobra.Command {
 	root.PersistentFlags().StringVar(&a.data, "data", "",
 		"data folder (default $EDGECLAIM_DATA, else "+systemData+" where it can be written, else ./var)")
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON")
-	root.AddCommand(a.serveCommand(), a.templateCommand(), a.keyCommand(), a.deviceCommand(), a.statusCommand(),
+	root.AddCommand(a.serveCommand(), a.templateCommand(), a.keyCommand(), a.deviceCommand(), a.commandCommand(), a.userCommand(),
+		a.statusCommand(),
 		a.clockCommand(),
 		a.denyCommand(), a.approvalCommand(), a.approveCommand(), a.manifestCommand(), a.caCommand(), a.tokenCommand(), a.auditCommand(),
 		a.enrollCommand(), a.outboxCommand(), a.claimCommand(), a.checkCommand(), a.compactCommand(), a.versionCommand())

@@ -69,10 +69,11 @@ func (a *app) printStatus(s edgeclaim.Status) error {
 		{"version", s.Version},
 		{"uptime", seconds(s.UptimeSeconds)},
 		{"devices", strconv.FormatUint(s.Devices, 10)},
-		{"connections", fmt.Sprintf("%d devices, %d claimants", s.Connections.Devices, s.Connections.Claimants)},
+		{"connections", connected(&s.Connections)},
 	}
 	pairs = append(pairs, upstreamFacts(&s.Upstream)...)
 	pairs = append(pairs, outboxFacts(s.Outbox)...)
+	pairs = append(pairs, workFacts(&s)...)
 	pairs = append(pairs,
 		[2]string{"clock", string(s.Clock.State) + ", " + cli.When(s.Clock.Wall) + ", floor " + orNone(cli.When(s.Clock.Floor))},
 		[2]string{"store", fmt.Sprintf("%s, %d bytes", s.Store.Path, s.Store.Bytes)},
@@ -82,6 +83,42 @@ func (a *app) printStatus(s edgeclaim.Status) error {
 		pairs = append(pairs, [2]string{"listener " + name, s.Listeners[name]})
 	}
 	return cli.Facts(a.stdout, pairs...)
+}
+
+func connected(c *edgeclaim.ConnectionStatus) string {
+	text := fmt.Sprintf("%d devices, %d claimants", c.Devices, c.Claimants)
+	if c.Consumers > 0 {
+		text += fmt.Sprintf(", %d users", c.Consumers)
+	}
+	return text
+}
+
+// workFacts are what devices say, and are told.
+func workFacts(s *edgeclaim.Status) [][2]string {
+	said := &s.Telemetry
+	text := fmt.Sprintf("%d devices online, %d points and events accepted", said.Online, said.Accepted)
+	for _, reason := range slices.Sorted(maps.Keys(said.Rejected)) {
+		if n := said.Rejected[reason]; n > 0 {
+			text += fmt.Sprintf(", %d rejected (%s)", n, reason)
+		}
+	}
+	if said.FleetingDropped > 0 {
+		text += fmt.Sprintf(", %d of QoS 0 dropped", said.FleetingDropped)
+	}
+	if said.EventsDropped > 0 {
+		text += fmt.Sprintf(", %d events dropped", said.EventsDropped)
+	}
+	pairs := [][2]string{{"telemetry", text}}
+	if said.EventsWaiting > 0 {
+		pairs = append(pairs, [2]string{"events waiting", strconv.FormatUint(said.EventsWaiting, 10)})
+	}
+	if said.Reserved {
+		pairs = append(pairs, [2]string{"disk", "down to what only claims may use: telemetry loses its oldest"})
+	}
+	if s.Commands.Waiting > 0 {
+		pairs = append(pairs, [2]string{"commands waiting", strconv.Itoa(s.Commands.Waiting)})
+	}
+	return pairs
 }
 
 // upstreamFacts are the three lamps, and what they hang on.

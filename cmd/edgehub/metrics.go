@@ -131,7 +131,9 @@ var (
 	descRecords   = state("records_applied_total", "Records committed.")
 	descBatches   = state("batches_total", "Batches committed, repeated ones among them.")
 	descPages     = state("snapshot_pages_total", "Pages of boxes' registries committed.")
-	descSkipped   = state("snapshot_devices_skipped_total", "Devices of boxes' registries that were not taken, most of them of tenants that are not served.")
+	descStates    = state("state_messages_total", "Messages of devices' states committed.")
+	descOrders    = state("commands_told_total", "Commands and cancellations told to boxes, each time.")
+	descSkipped   = state("snapshot_devices_skipped_total", "Devices of boxes' registries and states that were not taken, most of them of tenants that are not served.")
 	descHellos    = state("hellos_total", "Hellos of boxes.")
 	descWelcomes  = state("welcomes_total", "Hellos answered with a welcome.")
 	descRefusals  = state("refusals_total", "Boxes refused, by code.", "code")
@@ -152,7 +154,7 @@ var (
 // Describe implements prometheus.Collector.
 func (*stateCollector) Describe(ch chan<- *prometheus.Desc) {
 	for _, desc := range []*prometheus.Desc{
-		descRecords, descBatches, descPages, descSkipped, descHellos, descWelcomes, descRefusals, descAcks, descNacks, descAsked,
+		descRecords, descBatches, descPages, descStates, descOrders, descSkipped, descHellos, descWelcomes, descRefusals, descAcks, descNacks, descAsked,
 		descDiscarded, descUnsent, descFailures, descLinks, descBroker, descSessions, descQueue, descBoxes, descMaxLag,
 	} {
 		ch <- desc
@@ -191,6 +193,8 @@ func (c *stateCollector) counters(ch chan<- prometheus.Metric) {
 	total(descRecords, f.Records)
 	total(descBatches, f.Batches)
 	total(descPages, f.Pages)
+	total(descStates, f.States)
+	total(descOrders, f.Orders)
 	total(descSkipped, f.Skipped)
 	total(descHellos, f.Hellos)
 	total(descWelcomes, f.Welcomes)

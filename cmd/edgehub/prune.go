@@ -16,9 +16,10 @@ import (
 func (a *app) pruneCommand() *cobra.Command {
 	var before string
 	c := &cobra.Command{
-		Use: "prune", Short: "Delete events of boxes that came long ago", Args: cobra.NoArgs,
-		Long: "Delete events (lane evt: refusals, alarms, gaps and the like) that came before a time. Devices, what was\n" +
-			"told of them (lane prov), conflicts and audit heads stay. A hub may serve meanwhile.",
+		Use: "prune", Short: "Delete events and telemetry that came long ago, and commands that ended then", Args: cobra.NoArgs,
+		Long: "Delete events (lane evt: refusals, alarms, gaps and the like) and telemetry (lane tel) that came before a\n" +
+			"time, and commands that came to their end before it. Devices, what was told of them (lane prov), conflicts\n" +
+			"and audit heads stay. A hub may serve meanwhile.",
 		Example: "  edgehub prune --before 2026-01-01T00:00:00Z",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			at, err := time.Parse(time.RFC3339, before)
@@ -33,7 +34,7 @@ func (a *app) pruneCommand() *cobra.Command {
 				if a.json {
 					return a.printJSON(map[string]int64{"pruned": pruned})
 				}
-				_, err = fmt.Fprintf(a.stdout, "%d events deleted\n", pruned)
+				_, err = fmt.Fprintf(a.stdout, "%d records deleted\n", pruned)
 				return err
 			})
 		},

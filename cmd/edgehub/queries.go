@@ -128,11 +128,12 @@ func (a *app) boxesCommand() *cobra.Command {
 
 func printBoxes(ctx context.Context, a *app, db *registry.DB, filter registry.BoxFilter) error {
 	l := lister[registry.Box]{
-		head: []string{"BOX", "SITE", "ONLINE", "APP", "ENROLLED", "DEVICES", "LAG_PROV", "LAG_EVT", "LAST_SEEN", "EPOCH", "FENCED"},
+		head: []string{"BOX", "SITE", "ONLINE", "APP", "ENROLLED", "DEVICES", "LAG_PROV", "LAG_EVT", "LAG_TEL", "LAST_SEEN", "EPOCH", "FENCED"},
 		row: func(b registry.Box) []string {
 			return []string{
 				b.Box, b.Site, yes(b.Online), yes(b.App), yes(b.Enrolled), strconv.FormatUint(b.Held, 10),
 				strconv.FormatUint(b.Lanes[edgeclaim.LaneProv].Lag, 10), strconv.FormatUint(b.Lanes[edgeclaim.LaneEvt].Lag, 10),
+				strconv.FormatUint(b.Lanes[edgeclaim.LaneTel].Lag, 10),
 				cli.When(b.LastSeen), b.Epoch, yes(b.Fenced),
 			}
 		},
@@ -182,10 +183,10 @@ func (a *app) devicesCommand() *cobra.Command {
 
 func printDevices(ctx context.Context, a *app, db *registry.DB, filter registry.DeviceFilter) error {
 	l := lister[registry.Device]{
-		head: []string{"DEVICE", "TENANT", "HARDWARE", "NAME", "VALID", "BOXES", "FIRST_SEEN"},
+		head: []string{"DEVICE", "TENANT", "HARDWARE", "NAME", "VALID", "PRESENCE", "BOXES", "FIRST_SEEN"},
 		row: func(d registry.Device) []string {
 			return []string{
-				d.ID.String(), d.Tenant.String(), d.Hardware.String(), d.Name, yes(anyValid(d.Holdings)),
+				d.ID.String(), d.Tenant.String(), d.Hardware.String(), d.Name, yes(anyValid(d.Holdings)), presence(d.Holdings),
 				holders(d.Holdings), cli.When(d.FirstSeen),
 			}
 		},
@@ -207,6 +208,22 @@ func anyValid(holdings []registry.Holding) bool {
 		}
 	}
 	return false
+}
+
+// presence is what the boxes say of a device: online where one does. Of a box
+// that is away nobody knows whether its word still holds.
+func presence(holdings []registry.Holding) string {
+	said := ""
+	for _, h := range holdings {
+		word := string(h.Presence)
+		if word != "" && !h.BoxOnline {
+			word += " (box away)"
+		}
+		if said == "" || h.Presence == edgeclaim.PresenceOnline && (h.BoxOnline || !strings.HasPrefix(said, string(edgeclaim.PresenceOnline))) {
+			said = word
+		}
+	}
+	return said
 }
 
 // holders names the boxes that hold a device, and of each how, where it is not

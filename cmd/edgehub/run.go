@@ -72,7 +72,7 @@ func (a *app) rootCommand() *cobra.Command {
 		"sqlite:PATH or postgres://… (default $EDGEHUB_DATABASE, else hub.db in the data folder)")
 	f.StringVar(&a.config, "config", "", "configuration file, YAML; flags win over it")
 	f.BoolVar(&a.json, "json", false, "print JSON")
-	root.AddCommand(a.serveCommand(), a.sitesCommand(), a.boxesCommand(), a.devicesCommand(), a.conflictsCommand(), a.pruneCommand(),
+	root.AddCommand(a.serveCommand(), a.sitesCommand(), a.boxesCommand(), a.devicesCommand(), a.conflictsCommand(), a.commandCommand(), a.pruneCommand(),
 		a.verifyCommand(), a.unsealCommand(), a.ingestCommand(), a.enrolmentCommand(), a.versionCommand())
 	cli.MarkBegun(root, &a.begun)
 	return root

@@ -350,6 +350,9 @@ func (b *teller) file() []byte {
 	for _, lane := range edgeclaim.Lanes() {
 		n := uint64(len(b.events[lane]))
 		hello.Lanes[lane] = edgeclaim.LaneMarks{First: 1, Appended: n}
+		if n == 0 {
+			continue
+		}
 		text, err := wire.EncodeBatch(b.names(), &wire.Batch{
 			Box: b.box, Epoch: b.epoch(), Lane: lane, Nonce: hello.Nonce, First: 1, Last: n, Events: b.events[lane],
 		})

@@ -50,6 +50,10 @@ const (
 	KindDenyRemoved       = "deny.removed"
 	KindManifestImported  = "manifest.imported"
 
+	KindCommandQueued    = "command.queued"
+	KindCommandCancelled = "command.cancelled"
+	KindConfigChanged    = "config.changed" // a device's
+
 	KindTokenMade    = "token.made"
 	KindTokenRevoked = "token.revoked"
 	KindAdminRefused = "admin.refused"

@@ -40,6 +40,12 @@ type Admin struct {
 	Enroller   Enroller
 	Quarantine Quarantine
 	Outbox     Outbox
+	// Orders are devices' commands, Settings their configurations; nil: there
+	// are no routes for it.
+	Orders   Orders
+	Settings Settings
+	// Presence knows which devices are at work; nil: that is not shown.
+	Presence Presence
 	// Tokens let in who comes over TCP; nil for nobody.
 	Tokens Tokens
 	// Authority is the box's CA; nil where it cannot be used: its routes answer
@@ -119,7 +125,9 @@ func (a Admin) routes(cfg Config, errs errorWriter, logger *slog.Logger) []route
 		templateHandler{rule: a.Rule, errs: errs}.routes(),
 		manifestHandler{rule: a.Rule, errs: errs, patience: cfg.ReadTimeout, turn: make(chan struct{}, 1)}.routes(),
 		keyHandler{rule: a.Rule, errs: errs}.routes(),
-		deviceHandler{rule: a.Rule, errs: errs, now: a.Now}.routes(),
+		deviceHandler{rule: a.Rule, errs: errs, now: a.Now, presence: a.Presence}.routes(),
+		orderHandler{rule: a.Rule, orders: a.Orders, errs: errs, now: a.Now}.routes(),
+		settingHandler{settings: a.Settings, errs: errs}.routes(),
 		accessHandler{rule: a.Rule, errs: errs}.routes(),
 		boxHandler{box: a.Box, errs: errs}.routes(),
 		authorityHandler{authority: a.Authority, errs: errs}.routes(),

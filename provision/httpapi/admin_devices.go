@@ -12,16 +12,40 @@ import (
 	"github.com/gin-gonic/gin"
 )
 
+// Presence knows which devices are at work. It is safe for concurrent use, and
+// reads memory only.
+type Presence interface {
+	// State is the latest that is known of a device; false: it has said nothing
+	// since the box began.
+	State(id edgeclaim.DeviceID) (edgeclaim.DeviceState, bool)
+}
+
 type deviceHandler struct {
-	rule *provision.Service
-	errs errorWriter
-	now  func() time.Time
+	rule     *provision.Service
+	errs     errorWriter
+	now      func() time.Time
+	presence Presence
 }
 
 // shownDevice is a device with the state that an operator sees.
 type shownDevice struct {
 	edgeclaim.Device
-	State edgeclaim.State `json:"state"`
+	State    edgeclaim.State    `json:"state"`
+	Presence edgeclaim.Presence `json:"presence,omitempty"`
+	Since    time.Time          `json:"presence_since,omitzero"`
+	Seen     time.Time          `json:"last_seen,omitzero"`
+}
+
+func (h deviceHandler) shown(d *edgeclaim.Device, now time.Time) shownDevice {
+	shown := shownDevice{Device: *d, State: d.State(now)}
+	if h.presence == nil {
+		return shown
+	}
+	shown.Presence = edgeclaim.PresenceOffline
+	if state, ok := h.presence.State(d.ID); ok {
+		shown.Presence, shown.Since, shown.Seen = state.Presence, state.Since, state.Seen
+	}
+	return shown
 }
 
 // states are those that a list may be asked for.
@@ -44,7 +68,7 @@ func (h deviceHandler) list(c *gin.Context) {
 		page: h.rule.Devices,
 		id:   func(d *edgeclaim.Device) edgeclaim.DeviceID { return d.ID },
 		keep: func(d *edgeclaim.Device) bool { return want == "" || d.State(now) == want },
-		show: func(d *edgeclaim.Device) any { return shownDevice{*d, d.State(now)} },
+		show: func(d *edgeclaim.Device) any { return h.shown(d, now) },
 	}.answer(c, h.errs, after)
 }
 
@@ -58,7 +82,7 @@ func (h deviceHandler) show(c *gin.Context) {
 func (h deviceHandler) one(c *gin.Context, do func(edgeclaim.DeviceID) (edgeclaim.Device, error)) {
 	withID(c, h.errs, edgeclaim.ParseDeviceID, func(id edgeclaim.DeviceID) (any, error) {
 		device, err := do(id)
-		return shownDevice{device, device.State(h.now())}, err
+		return h.shown(&device, h.now()), err
 	})
 }
 

@@ -24,11 +24,17 @@ type Claims interface {
 	Answer(ctx context.Context, ask edgeclaim.Ask) edgeclaim.Answer
 }
 
-// Line is what a listener that devices reach is the face of. All but TLS must be
-// there.
+// Line is what a listener that devices reach is the face of. All must be there but
+// those that say otherwise.
 type Line struct {
 	Claims  Claims
 	Devices Devices
+	// Reports takes what devices say; nil: there are no routes for it.
+	Reports Reports
+	// Commands has what devices are told to do, Configs how they are to work;
+	// nil: there are no routes for it.
+	Commands Commands
+	Configs  Configs
 	// TLS of the listener; nil for a plain one. It asks for a certificate and
 	// does not insist (tlsconf.Server).
 	TLS *tls.Config
@@ -37,8 +43,9 @@ type Line struct {
 	Ready func(context.Context) error
 }
 
-// NewClaims serves a listener for devices: POST /api/v1/provision,
-// POST /api/v1/credentials/rotate, and the probes GET /healthz and /readyz.
+// NewClaims serves a listener for devices: POST /api/v1/provision and
+// /api/v1/credentials/rotate; POST /api/v1/telemetry and /api/v1/events; GET
+// /api/v1/commands and /api/v1/config; and the probes GET /healthz and /readyz.
 func NewClaims(cfg Config, listener net.Listener, of Line, logger *slog.Logger) (*Server, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("http: %w", err)
@@ -46,11 +53,26 @@ func NewClaims(cfg Config, listener net.Listener, of Line, logger *slog.Logger) 
 	errs := errorWriter{faults: of.Claims}
 	engine := newEngine(errs, logger)
 	side := deviceSide{errs: errs, timeout: cfg.ClaimTimeout, maxRefused: cfg.MaxRefused}
+	left := &room{most: int64(cfg.MaxConnections)}
+	login := loginSide{deviceSide: side, devices: of.Devices, left: left}
 	engine.POST("/api/v1/provision", claimHandler{deviceSide: side, claims: of.Claims}.provision)
-	engine.POST("/api/v1/credentials/rotate", rotateHandler{deviceSide: side, devices: of.Devices}.rotate)
+	engine.POST("/api/v1/credentials/rotate", rotateHandler{login}.rotate)
 	addHealth(engine, errs, of.Ready, logger)
 	server := newServer(cfg, bounded(cfg, listener, of.TLS), engine.Handler(), logger)
-	server.http.ConnContext = countRefused
+	server.http.ConnContext, server.http.ConnState = countRefused, left.note
+	if of.Reports != nil {
+		h := reportHandler{loginSide: login, reports: of.Reports, large: make(chan struct{}, maxLargeReports)}
+		engine.POST("/api/v1/telemetry", h.telemetry)
+		engine.POST("/api/v1/events", h.event)
+	}
+	if of.Commands != nil {
+		waiting := newPolls(cfg.MaxPolls)
+		server.http.RegisterOnShutdown(waiting.stop)
+		engine.GET("/api/v1/commands", commandHandler{loginSide: login, commands: of.Commands, polls: waiting, patience: cfg.WriteTimeout}.poll)
+	}
+	if of.Configs != nil {
+		engine.GET("/api/v1/config", configHandler{loginSide: login, configs: of.Configs}.show)
+	}
 	return server, nil
 }
 

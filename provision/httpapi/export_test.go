@@ -3,6 +3,7 @@ package httpapi
 import (
 	"io"
 	"net/http"
+	"time"
 
 	"edgeclaim"
 
@@ -13,6 +14,8 @@ import (
 const (
 	Looks  = looks
 	ByRule = byRule
+	// MaxLargeReports is how many large reports are read at once.
+	MaxLargeReports = maxLargeReports
 )
 
 // Through puts something before the server's handler.
@@ -40,6 +43,12 @@ func (a Admin) Routes() []Route {
 	}
 	return all
 }
+
+// PollTime reads the time that a request may wait.
+func PollTime(text string) (time.Duration, error) { return pollTime(text, true) }
+
+// Knows reports whether If-None-Match has a tag.
+func Knows(headers []string, tag string) bool { return knows(headers, tag) }
 
 // ReadManifest reads all of a manifest: its rows, how many were refused, and why
 // it ended early.

@@ -38,6 +38,7 @@ type face struct {
 	log      *safeBuffer
 	logger   *slog.Logger
 	way      *way
+	work     *work
 	rule     *provision.Service
 	parts    httpapi.Admin
 	issuer   *ca.Authority
@@ -114,6 +115,8 @@ func newFace(t testing.TB) *face {
 		provision.Parts{Store: db, Clock: now, Issuer: f.issuer, Auditor: f.audit}, f.logger)
 	f.parts = parts(f.rule, fixedBox{}, f.way)
 	f.parts.Tokens, f.parts.Authority, f.parts.Audit, f.parts.Data, f.parts.Now = f.tokens, f.issuer, f.audit, cfg.Dir, now.Now
+	f.work = &work{rule: f.rule, audit: f.audit}
+	f.parts.Orders, f.parts.Settings, f.parts.Presence = f.work, f.work, f.work
 	f.serve()
 	return f
 }
@@ -142,7 +145,7 @@ func openAudit(t testing.TB, dir string) *audit.Log {
 func (f *face) serve() {
 	f.t.Helper()
 	logger := f.logger
-	line := httpapi.Line{Claims: flaky{f.rule, f}, Devices: f.rule, Ready: func(context.Context) error {
+	line := httpapi.Line{Claims: flaky{f.rule, f}, Devices: f.rule, Reports: f.work, Commands: f.work, Configs: f.work, Ready: func(context.Context) error {
 		if err := f.notReady.Load(); err != nil {
 			return *err
 		}

@@ -84,7 +84,7 @@ func TestScopes(t *testing.T) {
 	const nobody = `{"code":16,"message":"unauthenticated","details":[]}`
 	const denied = `{"code":7,"message":"permission denied","details":[]}`
 	for _, r := range f.parts.Routes() {
-		path := strings.Replace(r.Path, ":id", "none", 1)
+		path := strings.NewReplacer(":id", "none", ":command_id", "none").Replace(r.Path)
 		response, body := f.over(r.Method, path, "[")
 		if response.StatusCode != 401 || body != nobody || response.Header.Get("WWW-Authenticate") != "Bearer" {
 			t.Errorf("%s %s without a token: %d %s", r.Method, path, response.StatusCode, body)

@@ -32,6 +32,9 @@ type Config struct {
 	// MaxRefused is how many refused requests a device's connection may make
 	// before it is closed.
 	MaxRefused int
+	// MaxPolls is how many devices may wait for a command at once; more are put
+	// off, and so are all where few connections are left for claims.
+	MaxPolls int
 	// ReadHeaderTimeout, ReadTimeout, WriteTimeout and IdleTimeout are those of
 	// http.Server. WriteTimeout spans a claim's commit.
 	ReadHeaderTimeout time.Duration
@@ -40,8 +43,9 @@ type Config struct {
 	IdleTimeout       time.Duration
 	// MaxHeaderBytes bounds a request's header.
 	MaxHeaderBytes int
-	// ClaimTimeout is how long a claim may wait for its commit before it is
-	// answered 503; a commit that is under way is waited for.
+	// ClaimTimeout is how long a claim, or what a device says, may wait for its
+	// commit before it is answered 503; a claim's commit that is under way is
+	// waited for.
 	ClaimTimeout time.Duration
 	// DrainTimeout is how long a stop waits for the requests being answered.
 	DrainTimeout time.Duration
@@ -53,6 +57,7 @@ func Defaults() Config {
 		MaxConnections:    4096,
 		MaxPerSource:      512,
 		MaxRefused:        16,
+		MaxPolls:          1024,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
 		WriteTimeout:      30 * time.Second,
@@ -73,6 +78,9 @@ func (c Config) Validate() error {
 	}
 	if c.MaxRefused < 1 {
 		return errors.New("max_refused: want at least 1")
+	}
+	if c.MaxPolls < 1 {
+		return errors.New("max_polls: want at least 1")
 	}
 	if c.MaxHeaderBytes < 1<<10 {
 		return errors.New("max_header_bytes: want at least 1024")

@@ -72,6 +72,7 @@ func TestEveryOperation(t *testing.T) {
 	}
 	ids["{token}"], _ = f.token(token.ScopeRead)
 	device := f.claimed(key, "R")
+	ids["{R}"] = device.DeviceID
 	fill := func(text string) string {
 		for name, id := range ids {
 			text = strings.ReplaceAll(text, name, id)
@@ -108,6 +109,13 @@ func TestEveryOperation(t *testing.T) {
 	f.get(f.claims+"/healthz", 200)
 	f.get(f.claims+"/readyz", 200)
 	f.get(f.tcp+"/metrics", 200)
+	f.work.give(device.DeviceID, "due")
+	for _, said := range []string{"POST telemetry", "POST events", "GET commands", "GET config"} {
+		method, path, _ := strings.Cut(said, " ")
+		if response, body := f.work.ask(f, device, method, path, `{"numeric_values":{"t":1}}`); response.StatusCode != 200 {
+			t.Errorf("%s: %d %s", said, response.StatusCode, body)
+		}
+	}
 	if response, body := f.ask(http.DefaultClient, f.request("POST", f.claims+"/api/v1/credentials/rotate", "", "X-API-Key",
 		device.APIKey)); response.StatusCode != 200 {
 		t.Errorf("rotate: %d %s", response.StatusCode, body)
@@ -181,6 +189,25 @@ func tour() []step {
 		{"POST", "/devices/{C}/swap", `{"hardware_id":"B"}`, 409, ""},
 		{"POST", "/devices/{C}/swap", `{}`, 400, ""},
 		{"POST", "/devices/" + missing + "/swap", `{"hardware_id":"C3"}`, 404, ""},
+
+		{"POST", "/devices/{R}/commands", `{"payload":{"relay":"on"},"command_id":"one"}`, 200, "command.queued"},
+		{"POST", "/devices/{R}/commands", `{"payload":{"relay":"on"},"command_id":"one"}`, 200, ""},
+		{"POST", "/devices/{R}/commands", `{"payload":null,"expires_in_seconds":60}`, 200, "command.queued"},
+		{"POST", "/devices/{R}/commands", `{"payload":1,"expires_at":"2999-01-01T00:00:00Z"}`, 200, "command.queued"},
+		{"POST", "/devices/{R}/commands", `{}`, 400, ""},
+		{"POST", "/devices/" + missing + "/commands", `{"payload":1}`, 404, ""},
+		{"GET", "/commands", "", 200, ""},
+		{"GET", "/commands?device_id={R}&status=queued&limit=1&after=one", "", 200, ""},
+		{"GET", "/commands?limit=1&after=one&after_device_id={R}", "", 200, ""},
+		{"GET", "/commands?status=lost", "", 400, ""},
+		{"GET", "/devices/{R}/commands/one", "", 200, ""},
+		{"GET", "/devices/{R}/commands/none", "", 404, ""},
+		{"POST", "/devices/{R}/commands/one/cancel", "", 200, "command.cancelled"},
+		{"POST", "/devices/{R}/commands/one/cancel", "", 409, ""},
+		{"GET", "/devices/{R}/config", "", 200, ""},
+		{"PUT", "/devices/{R}/config", `{"config":{"interval_seconds":30}}`, 200, "config.changed"},
+		{"PUT", "/devices/{R}/config", `{"config":[]}`, 400, ""},
+		{"GET", "/devices/{R}/config", "", 200, ""},
 
 		{"GET", "/approvals", "", 200, ""},
 		{"GET", "/approvals?limit=1&after={waits}", "", 200, ""},

@@ -12,11 +12,12 @@ import (
 	"edgeclaim/bridge/wire"
 )
 
-// Item is one message to apply: a batch or a page, one of the two.
+// Item is one message to apply: a batch, a page or states, one of the three.
 type Item struct {
-	Names wire.Names
-	Batch *wire.Batch
-	Page  *wire.SnapshotPage
+	Names  wire.Names
+	Batch  *wire.Batch
+	Page   *wire.SnapshotPage
+	States *wire.States
 }
 
 // Result is what became of an Item.
@@ -24,14 +25,15 @@ type Result struct {
 	// Upto is the lane's mark after a batch; 0 where it was refused.
 	Upto     uint64
 	Snapshot *wire.SnapshotAck // of a page
+	State    *uint64           // of states, their Upto
 	// Nack says why a batch was not applied, or not wholly. What is before
 	// its sequence is.
 	Nack    *wire.Nack
 	Refused *wire.Refused // Code and Reason only
-	// Applied counts the records, or a page's devices.
+	// Applied counts the records, or the devices of a page or states.
 	Applied int
-	// Skipped counts a page's devices that were not taken: their tenant is not
-	// served, or they name nobody.
+	// Skipped counts the devices of a page or states that were not taken: their
+	// tenant is not served, or they name nobody.
 	Skipped int
 }
 
@@ -49,16 +51,19 @@ func (db *DB) Apply(ctx context.Context, items []Item) ([]Result, error) {
 	}
 	results := make([]Result, len(items))
 	err = db.change(ctx, func(w *writer) error {
-		a := &applier{DB: db, writer: w, now: micros(db.now()), devices: map[edgeclaim.DeviceID]*device{}}
+		a := &applier{DB: db, writer: w, now: micros(db.now()), devices: map[edgeclaim.DeviceID]*device{}, present: map[stateKey]deviceState{}}
 		if err := a.begin(ctx, items, events); err != nil {
 			return err
 		}
 		for i := range items {
 			var err error
-			if items[i].Page != nil {
-				results[i], err = a.page(ctx, items[i].Page)
-			} else {
-				results[i], err = a.batch(ctx, items[i].Batch, events[i])
+			switch it := &items[i]; {
+			case it.Page != nil:
+				results[i], err = a.page(ctx, it.Page)
+			case it.States != nil:
+				results[i], err = a.states(ctx, it.Names, it.States)
+			default:
+				results[i], err = a.batch(ctx, it.Batch, events[i])
 			}
 			if err != nil {
 				return err
@@ -97,6 +102,7 @@ type applier struct {
 	now     int64
 	boxes   map[string]*box
 	devices map[edgeclaim.DeviceID]*device
+	present map[stateKey]deviceState
 	records []any // recordColumns each
 	holes   []any // holeColumns each
 }
@@ -276,6 +282,8 @@ func (a *applier) record(ctx context.Context, b *box, e *event) error {
 		return a.suspect(ctx, b, e)
 	case saysHead:
 		return a.head(ctx, b, &e.head)
+	case saysCommand:
+		return a.command(ctx, b, e.command)
 	default:
 		return a.merge(ctx, told{box: b, device: e.device, tenant: e.tenant, hardware: e.hardware, what: e.what, holding: e.holding})
 	}

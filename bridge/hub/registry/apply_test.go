@@ -50,8 +50,8 @@ func TestApplyBatches(t *testing.T) {
 				want: registry.Result{Refused: &wire.Refused{Code: wire.RefusedUnknown, Reason: "this epoch never said hello here"}}},
 			{name: "an unknown box", first: 4, last: 4, lines: []line{noise(4)}, change: func(b *wire.Batch) { b.Box = "box-9" },
 				want: registry.Result{Refused: &wire.Refused{Code: wire.RefusedUnknown, Reason: "this box never said hello here"}}},
-			{name: "a lane of a later version", first: 4, last: 4, lines: []line{noise(4)}, change: func(b *wire.Batch) { b.Lane = "tel" },
-				want: registry.Result{Nack: &wire.Nack{Lane: "tel", Sequence: 4, Code: wire.NackRetry, RetryAfter: 60000, Reason: "lane: not known"}}},
+			{name: "a lane of a later version", first: 4, last: 4, lines: []line{noise(4)}, change: func(b *wire.Batch) { b.Lane = "log" },
+				want: registry.Result{Nack: &wire.Nack{Lane: "log", Sequence: 4, Code: wire.NackRetry, RetryAfter: 60000, Reason: "lane: not known"}}},
 
 			{name: "not an event", first: 4, last: 6, lines: []line{noise(4), noise(5), noise(6)}, change: func(b *wire.Batch) { b.Events[1] = []byte(`7`) },
 				want: registry.Result{Upto: 4, Applied: 1, Nack: permanent(5, `message: wrong type at ""`)}},
@@ -154,7 +154,7 @@ func empty(t testing.TB, db *registry.DB) {
 	t.Helper()
 	look := raw(t, db)
 	defer look.Close()
-	for _, table := range []string{"boxes", "epochs", "marks", "holes", "records", "devices", "holdings", "conflicts", "audit_heads"} {
+	for _, table := range []string{"boxes", "epochs", "marks", "holes", "records", "devices", "holdings", "conflicts", "audit_heads", "states", "commands"} {
 		if _, err := look.Exec("DELETE FROM " + table); err != nil {
 			t.Fatal(err)
 		}

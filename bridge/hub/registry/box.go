@@ -24,6 +24,8 @@ type box struct {
 	program, clock        string
 	toldDevices           uint64
 	firstSeen, lastSeen   int64
+	stateNonce            string // of the session that stateUpto is of
+	stateUpto             int64
 	marks                 map[edgeclaim.Lane]*mark
 	isNew, isDirty        bool
 }
@@ -36,13 +38,15 @@ type mark struct {
 }
 
 const selectBox = `SELECT b.number, b.box, b.site, b.epoch, e.epoch, b.snapshot, b.recover, b.snapshot_id, b.snapshot_page,
-	b.held, b.online, b.app, b.enrolled, b.program, b.clock, b.told_devices, b.first_seen, b.last_seen
+	b.held, b.online, b.app, b.enrolled, b.program, b.clock, b.told_devices, b.first_seen, b.last_seen,
+	b.state_nonce, b.state_upto
 	FROM boxes b JOIN epochs e ON e.number = b.epoch`
 
 func scanBox(rows *sql.Rows) (*box, error) {
 	b := &box{marks: map[edgeclaim.Lane]*mark{}}
 	return b, rows.Scan(&b.number, &b.name, &b.site, &b.epoch, &b.epochName, &b.snapshot, &b.recover, &b.snapshotID, &b.snapshotPage,
-		&b.held, &b.online, &b.app, &b.enrolled, &b.program, &b.clock, &b.toldDevices, &b.firstSeen, &b.lastSeen)
+		&b.held, &b.online, &b.app, &b.enrolled, &b.program, &b.clock, &b.toldDevices, &b.firstSeen, &b.lastSeen,
+		&b.stateNonce, &b.stateUpto)
 }
 
 // boxes reads boxes by name, each with its present epoch and marks. One that is
@@ -99,24 +103,24 @@ func laneNumber(lane edgeclaim.Lane) int64 {
 	return 0
 }
 
-const boxColumns = 17
+const boxColumns = 19
 
 // save writes the box and its marks where they changed.
 func (w *writer) save(ctx context.Context, b *box) error {
 	if b.isNew || b.isDirty {
 		err := w.insert(ctx, bulk{
 			head: `INTO boxes (number, box, site, epoch, snapshot, recover, snapshot_id, snapshot_page, held, online, app,
-				enrolled, program, clock, told_devices, first_seen, last_seen) VALUES `,
+				enrolled, program, clock, told_devices, first_seen, last_seen, state_nonce, state_upto) VALUES `,
 			columns: boxColumns,
 			tail: ` ON CONFLICT (number) DO UPDATE SET site = excluded.site, epoch = excluded.epoch, snapshot = excluded.snapshot,
 				recover = excluded.recover, snapshot_id = excluded.snapshot_id, snapshot_page = excluded.snapshot_page,
 				held = excluded.held, online = excluded.online, app = excluded.app, enrolled = excluded.enrolled,
 				program = excluded.program, clock = excluded.clock, told_devices = excluded.told_devices,
-				last_seen = excluded.last_seen`,
+				last_seen = excluded.last_seen, state_nonce = excluded.state_nonce, state_upto = excluded.state_upto`,
 		}, []any{
 			b.number, b.name, b.site, b.epoch, flag(b.snapshot), flag(b.recover), b.snapshotID, int64(b.snapshotPage),
 			int64(b.held), flag(b.online), flag(b.app), flag(b.enrolled), b.program, b.clock, int64(b.toldDevices),
-			b.firstSeen, b.lastSeen,
+			b.firstSeen, b.lastSeen, b.stateNonce, b.stateUpto,
 		})
 		if err != nil {
 			return err

@@ -27,9 +27,10 @@ type event struct {
 	holding  *holding // what the box says of the device, of the types that change one
 	tenant   edgeclaim.TenantID
 	hardware edgeclaim.HardwareID
-	// suspicion is of saysSuspected, head of saysHead.
+	// suspicion is of saysSuspected, head of saysHead, command of saysCommand.
 	suspicion edgeclaim.SuspicionKind
 	head      AuditHead
+	command   *commandFacts
 	// fault is why this record will never be taken, naming the member; empty
 	// for most.
 	fault string

@@ -16,7 +16,7 @@ type Decoded struct {
 func Decode(n wire.Names, b *wire.Batch) []Decoded {
 	var all []Decoded
 	for _, e := range decodeBatch(n, b) {
-		all = append(all, Decoded{e.sequence, e.what != saysNothing && e.what != saysHead, e.fault})
+		all = append(all, Decoded{e.sequence, e.what != saysNothing && e.what != saysHead && e.what != saysCommand, e.fault})
 	}
 	return all
 }

@@ -22,6 +22,7 @@ const (
 	saysSwapped
 	saysSuspected // nothing changes but that somebody has to look
 	saysHead
+	saysCommand
 )
 
 // reader reads the data of one type.
@@ -48,6 +49,10 @@ func readerOf(kind edgeclaim.RecordType) (reader, bool) {
 		return reader{edgeclaim.LaneProv, saysSuspected, (*event).readSuspected}, true
 	case edgeclaim.TypeAuditHead:
 		return reader{edgeclaim.LaneEvt, saysHead, (*event).readHead}, true
+	case edgeclaim.TypeCommandStatus:
+		return reader{edgeclaim.LaneEvt, saysCommand, (*event).readCommand}, true
+	case edgeclaim.TypeTelemetry, edgeclaim.TypeDeviceEvent:
+		// for whoever reads the records
 	case edgeclaim.TypeDeviceUnconfirmed, edgeclaim.TypeClaimRefused, edgeclaim.TypeClockChanged, edgeclaim.TypeAlarmRaised, edgeclaim.TypeGap:
 		// for people
 	}

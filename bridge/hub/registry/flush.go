@@ -116,6 +116,9 @@ func (a *applier) flush(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := a.flushStates(ctx); err != nil {
+		return err
+	}
 	for _, b := range a.boxes {
 		if err := a.save(ctx, b); err != nil {
 			return err

@@ -91,10 +91,12 @@ func (g *greeter) previous(ctx context.Context, b *box) (k known, found bool, er
 func stale(b *box, h *wire.Hello) string {
 	for _, lane := range edgeclaim.Lanes() {
 		m := b.marks[lane]
+		told, ok := h.Lanes[lane]
 		switch {
-		case h.Lanes[lane].Appended < m.upto:
+		case !ok: // by a program that does not know the lane
+		case told.Appended < m.upto:
 			return string(lane) + ": more was applied than the box ever appended"
-		case m.check.Contradicts(h.Lanes[lane].Check):
+		case m.check.Contradicts(told.Check):
 			return string(lane) + ": the last record applied is another one"
 		}
 	}
@@ -175,13 +177,17 @@ func (g *greeter) welcome(ctx context.Context, b *box) (Greeting, error) {
 	answer := Greeting{Resume: map[edgeclaim.Lane]wire.Resume{}}
 	for _, lane := range edgeclaim.Lanes() {
 		m := b.marks[lane]
-		if m.appended != h.Lanes[lane].Appended {
-			m.appended, m.isDirty = h.Lanes[lane].Appended, true
+		told, ok := h.Lanes[lane]
+		if !ok {
+			continue // the box does not know the lane
+		}
+		if m.appended != told.Appended {
+			m.appended, m.isDirty = told.Appended, true
 		}
 		answer.Resume[lane] = wire.Resume{Upto: m.upto, Check: m.check}
 	}
 	// The box has forgotten what we do not have: only its registry can tell.
-	// LaneEvt drops its oldest by itself, and says nothing of devices.
+	// The other lanes drop their oldest by themselves, and say nothing of devices.
 	told := h.Lanes[edgeclaim.LaneProv]
 	if m := b.marks[edgeclaim.LaneProv]; told.First > m.upto+1 || told.Check.Sequence > m.upto {
 		b.snapshot = true

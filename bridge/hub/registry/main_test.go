@@ -106,7 +106,7 @@ func hello(box string, life int, appended uint64) *wire.Hello {
 	marks := edgeclaim.LaneMarks{First: 1, Appended: appended}
 	return &wire.Hello{
 		Type: wire.TypeHello, Versions: []int{1}, Box: box, Site: site, Epoch: epoch(box, life), Nonce: "AAAAAAAAAAAAAAAAAAAAAA",
-		Program: "1.2.3", Lanes: map[edgeclaim.Lane]edgeclaim.LaneMarks{edgeclaim.LaneProv: marks, edgeclaim.LaneEvt: marks},
+		Program: "1.2.3", Lanes: map[edgeclaim.Lane]edgeclaim.LaneMarks{edgeclaim.LaneProv: marks, edgeclaim.LaneEvt: marks, edgeclaim.LaneTel: marks},
 		Time: now, Clock: edgeclaim.ClockSynced,
 	}
 }

@@ -23,7 +23,7 @@ func TestMigrate(t *testing.T) {
 		file := "v1-sqlite.sql"
 		look := raw(t, db)
 		defer look.Close()
-		tables := []string{"boxes", "epochs", "marks", "holes", "records", "devices", "holdings", "conflicts", "audit_heads", "meta"}
+		tables := []string{"boxes", "epochs", "marks", "holes", "records", "devices", "holdings", "conflicts", "audit_heads", "states", "commands", "meta"}
 		if driver == "pgx" {
 			file = "v1-postgres.sql"
 		}

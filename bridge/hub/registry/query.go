@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"time"
 
 	"edgeclaim"
@@ -112,30 +113,32 @@ type BoxFilter struct {
 func (db *DB) Boxes(ctx context.Context, f BoxFilter) ([]Box, error) {
 	rows, err := db.query(ctx, `SELECT b.box, b.site, e.epoch, b.online, b.app, b.enrolled, b.program, b.clock, b.held, b.told_devices,
 		b.snapshot, b.recover, b.first_seen, b.last_seen,
-		COALESCE(p.upto, 0), COALESCE(p.appended, 0), COALESCE(v.upto, 0), COALESCE(v.appended, 0),
+		COALESCE(p.upto, 0), COALESCE(p.appended, 0), COALESCE(v.upto, 0), COALESCE(v.appended, 0), COALESCE(t.upto, 0), COALESCE(t.appended, 0),
 		EXISTS (SELECT 1 FROM conflicts c WHERE c.subject = '`+KindCloned+`|' || b.box AND c.resolved_at = 0),
 		a.segment, COALESCE(a.sequence, 0), a.hash, COALESCE(a.time, 0)
 		FROM boxes b JOIN epochs e ON e.number = b.epoch
 		LEFT JOIN audit_heads a ON a.box = b.number AND a.sequence = (SELECT MAX(sequence) FROM audit_heads WHERE audit_heads.box = b.number)
 		LEFT JOIN marks p ON p.epoch = b.epoch AND p.lane = 1 LEFT JOIN marks v ON v.epoch = b.epoch AND v.lane = 2
+		LEFT JOIN marks t ON t.epoch = b.epoch AND t.lane = 3
 		WHERE b.box > ? AND (? = '' OR b.site = ?) AND (? = '' OR b.box = ?) ORDER BY b.box LIMIT ?`,
 		f.After, f.Site, f.Site, f.Box, f.Box, pageLimit(f.Limit))
 	var boxes []Box
 	err = eachRow(rows, err, func(rows *sql.Rows) error {
 		var b Box
-		var prov, evt LaneState
+		var prov, evt, tel LaneState
 		var first, last, at int64
 		var segment, hash sql.NullString
 		var head AuditHead
 		err := rows.Scan(&b.Box, &b.Site, &b.Epoch, &b.Online, &b.App, &b.Enrolled, &b.Program, &b.Clock, &b.Held, &b.Told,
-			&b.Snapshot, &b.Recover, &first, &last, &prov.Upto, &prov.Appended, &evt.Upto, &evt.Appended, &b.Fenced,
+			&b.Snapshot, &b.Recover, &first, &last, &prov.Upto, &prov.Appended, &evt.Upto, &evt.Appended,
+			&tel.Upto, &tel.Appended, &b.Fenced,
 			&segment, &head.Sequence, &hash, &at)
 		if hash.Valid {
 			head.Segment, head.Hash, head.Time = segment.String, hash.String, fromMicros(at)
 			b.Audit = &head
 		}
 		b.FirstSeen, b.LastSeen = fromMicros(first), fromMicros(last)
-		b.Lanes = map[edgeclaim.Lane]LaneState{edgeclaim.LaneProv: prov.lagging(), edgeclaim.LaneEvt: evt.lagging()}
+		b.Lanes = map[edgeclaim.Lane]LaneState{edgeclaim.LaneProv: prov.lagging(), edgeclaim.LaneEvt: evt.lagging(), edgeclaim.LaneTel: tel.lagging()}
 		boxes = append(boxes, b)
 		return err
 	})
@@ -178,6 +181,15 @@ type Holding struct {
 	NotAfter      time.Time `json:"not_after,omitzero"`
 	PreviousUntil time.Time `json:"previous_until,omitzero"`
 	Sealed        bool      `json:"sealed,omitempty"`
+	// Presence is what the box said last, empty while it said nothing. While
+	// BoxOnline is false, nobody knows whether it still holds.
+	Presence  edgeclaim.Presence `json:"presence,omitempty"`
+	Since     time.Time          `json:"presence_since,omitzero"`
+	Seen      time.Time          `json:"last_seen,omitzero"` // it sent telemetry
+	BoxOnline bool               `json:"box_online"`
+	// Newest is the newest telemetry, a CloudEvent, while its lane is behind it;
+	// else the lane's records have it.
+	Newest json.RawMessage `json:"newest_telemetry,omitempty"`
 }
 
 // DeviceFilter chooses devices; the zero value takes all. Tenant, Hardware and
@@ -228,16 +240,22 @@ func (db *DB) Devices(ctx context.Context, f DeviceFilter) ([]Device, error) {
 // holders tells who holds the devices of these numbers.
 func (db *DB) holders(ctx context.Context, numbers []any, tell func(edgeclaim.DeviceID, Holding)) error {
 	now := micros(db.now())
-	return among(`SELECT h.device, `+holdingColumns+`, b.box, b.site FROM holdings h JOIN boxes b ON b.number = h.box WHERE h.number`, numbers,
+	return among(`SELECT h.device, `+holdingColumns+`, b.box, b.site, b.online, s.online, COALESCE(s.since, 0), COALESCE(s.seen, 0),
+		CASE WHEN s.newest_epoch = b.epoch AND s.newest_sequence > COALESCE(m.upto, 0) THEN s.newest END
+		FROM holdings h JOIN boxes b ON b.number = h.box LEFT JOIN states s ON s.device = h.device AND s.box = h.box
+		LEFT JOIN marks m ON m.epoch = b.epoch AND m.lane = 3 WHERE h.number`, numbers,
 		func(statement string, part []any) error {
 			rows, err := db.query(ctx, statement, part...)
 			return eachRow(rows, err, func(rows *sql.Rows) error {
 				var name, site string
-				id, h, err := scanHolding(rows, &name, &site)
+				var state shownState
+				id, h, err := scanHolding(rows, &name, &site, &state.boxOnline, &state.online, &state.since, &state.seen, &state.newest)
 				if err != nil {
 					return err
 				}
-				tell(id, h.shown(name, site, now))
+				shown := h.shown(name, site, now)
+				state.into(&shown)
+				tell(id, shown)
 				return nil
 			})
 		})

@@ -68,6 +68,26 @@ func migrations() [][]string {
 		// keptHeads of each.
 		`CREATE TABLE audit_heads (box BIGINT NOT NULL, sequence BIGINT NOT NULL, hash TEXT NOT NULL, segment TEXT NOT NULL,
 			time BIGINT NOT NULL, told_at BIGINT NOT NULL, PRIMARY KEY (box, sequence)) CLUSTERED`,
+	}, {
+		// The latest that each box says of its devices at work. newest is the
+		// telemetry that came ahead of its lane, NULL for none.
+		`CREATE TABLE states (device BYTES NOT NULL, box BIGINT NOT NULL, online SMALLINT NOT NULL, since BIGINT NOT NULL,
+			seen BIGINT NOT NULL, newest_epoch BIGINT NOT NULL, newest_sequence BIGINT NOT NULL, newest BYTES,
+			PRIMARY KEY (device, box)) CLUSTERED`,
+		`CREATE INDEX states_online ON states (box) WHERE online = 1`,
+		// How far a box's states are applied, within its session.
+		`ALTER TABLE boxes ADD COLUMN state_nonce TEXT NOT NULL DEFAULT ''`,
+		`ALTER TABLE boxes ADD COLUMN state_upto BIGINT NOT NULL DEFAULT 0`,
+		// waits is what a box has to be told yet: waitsOrder, waitsCancel or
+		// neither. box is who told the status, 0 while nobody did; sent_to, who was
+		// told the order last, 0 for nobody; payload is NULL
+		// of what was given elsewhere. changed_at is when the row last changed here.
+		`CREATE TABLE commands (number INTEGER_KEY, device BYTES NOT NULL, id TEXT NOT NULL, box BIGINT NOT NULL,
+			payload BYTES, origin TEXT NOT NULL, given_by TEXT NOT NULL, given_at BIGINT NOT NULL, expires_at BIGINT NOT NULL,
+			status TEXT NOT NULL, status_at BIGINT NOT NULL, attempts BIGINT NOT NULL, result BYTES, reason TEXT NOT NULL,
+			waits SMALLINT NOT NULL, sent_at BIGINT NOT NULL, sent_to BIGINT NOT NULL, cancelled_by TEXT NOT NULL, changed_at BIGINT NOT NULL,
+			UNIQUE (device, id))`,
+		`CREATE INDEX commands_waiting ON commands (number) WHERE waits > 0`,
 	}}
 }
 

@@ -1,0 +1,30 @@
+package broker
+
+// ConsumersStatus counts the named users, since the program began.
+type ConsumersStatus struct {
+	// Connected are there now.
+	Connected int
+	// Delivered counts the messages written to them, and Dropped those that
+	// were not, since who was to have them was too slow, or left.
+	Delivered, Dropped uint64
+	// Refused counts the logins with a wrong password, or a name nobody has.
+	Refused uint64
+}
+
+// Consumers counts the named users' connections and what they were told.
+func (b *Broker) Consumers() ConsumersStatus {
+	return ConsumersStatus{
+		Connected: b.consumers.len(),
+		Delivered: b.consumers.delivered.Load(), Dropped: b.consumers.dropped.Load(), Refused: b.accounts.refused.Load(),
+	}
+}
+
+// deliver tells a device's message to the users who listen: after it is
+// durable, for what somebody waits for. It never blocks, and keeps the payload,
+// which nobody changes any more. Any number of goroutines may call it; messages
+// of one keep their order, in each subscription.
+func (b *Broker) deliver(name string, payload []byte, qos byte) {
+	if b.consumers.filters.Load() > 0 {
+		b.consumers.deliver(parcel{topic: name, payload: payload, qos: qos})
+	}
+}

@@ -1,0 +1,51 @@
+package broker
+
+import (
+	"net/netip"
+	"time"
+
+	"edgeclaim"
+)
+
+// Deliver tells users a device's message.
+func (b *Broker) Deliver(name string, payload []byte, qos byte) { b.deliver(name, payload, qos) }
+
+// Filters is how many filters users have subscribed to, all told.
+func (b *Broker) Filters() int { return int(b.consumers.filters.Load()) }
+
+// What may wait for one consumer.
+const (
+	ConsumerMessages = consumerMessages
+	ConsumerBytes    = consumerBytes
+	ConsumerInflight = consumerInflight
+)
+
+// ParseOrder is parseOrder.
+func ParseOrder(body []byte, now time.Time) (edgeclaim.Order, error) { return parseOrder(body, now) }
+
+// Gate is where logins wait.
+type Gate struct{ g gate }
+
+// NewGate returns one that nobody is in.
+func NewGate() *Gate { return &Gate{newGate()} }
+
+// How many may wait at a gate.
+const (
+	MaxAtGate         = maxAtGate
+	MaxAtGateOfSource = maxAtGateOfSource
+)
+
+// Enter is gate.enter.
+func (g *Gate) Enter(source netip.Addr, gone <-chan struct{}, by time.Time) bool {
+	return g.g.enter(&attempt{source: source, gone: gone, by: by})
+}
+
+// Leave is gate.leave.
+func (g *Gate) Leave(rest time.Duration) { g.g.leave(rest) }
+
+// Waiting is how many wait, of all sources, and whether one is in.
+func (g *Gate) Waiting() (waiting, sources int, taken bool) {
+	g.g.mu.Lock()
+	defer g.g.mu.Unlock()
+	return g.g.waiting, len(g.g.order) + len(g.g.queues), g.g.taken
+}

@@ -1,0 +1,479 @@
+package broker_test
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"edgeclaim"
+	"edgeclaim/broker"
+	"edgeclaim/internal/mqttwire"
+)
+
+// desk is a broker whose devices are heard.
+func deskOf(t *testing.T, answer func(edgeclaim.Report) (edgeclaim.Receipt, error), change func(*broker.Config)) (*broker.Broker, *notebook) {
+	t.Helper()
+	n := &notebook{answer: answer}
+	return start(t, &rule{login: knowsAll, notes: n}, change), n
+}
+
+func telemetryOf(id edgeclaim.DeviceID) string { return "devices/" + id.String() + "/telemetry" }
+
+func eventsOf(id edgeclaim.DeviceID) string { return "devices/" + id.String() + "/events" }
+
+// silent is that the broker says nothing for a moment.
+func silent(t *testing.T, c *mqttwire.Client) {
+	t.Helper()
+	stillOpen(t, c.Conn())
+	if err := c.SetDeadline(time.Now().Add(2 * patience)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// burst sends messages of QoS 1 in one write, with the ids 1, 2, 3, …
+func burst(t *testing.T, c *mqttwire.Client, topics ...string) {
+	t.Helper()
+	var out []byte
+	for i, name := range topics {
+		out = mqttwire.AppendPublish(out, c.Version(), &mqttwire.Message{
+			Topic: name, QoS: 1, ID: uint16(i + 1), Payload: fmt.Appendf(nil, `{"n":%d}`, i+1),
+		})
+	}
+	if err := c.Send(out); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func acked(t *testing.T, c *mqttwire.Client, id uint16, code byte) {
+	t.Helper()
+	if ack := next(t, c, mqttwire.Puback); ack.ID != id || ack.Code() != code {
+		t.Errorf("PUBACK %d with %#x, want %d with %#x", ack.ID, ack.Code(), id, code)
+	}
+}
+
+// What a device says is acknowledged when it is durable, not before, in the
+// order in which it was said.
+func TestReportIsDurableBeforeItIsAcknowledged(t *testing.T) {
+	versions(t, func(t *testing.T, v mqttwire.Version) {
+		id := deviceID(t, 1)
+		points, events := edgeclaim.NewCommit(), edgeclaim.NewCommit()
+		b, n := deskOf(t, func(r edgeclaim.Report) (edgeclaim.Receipt, error) {
+			if string(r.Body) == `{"n":2}` {
+				return edgeclaim.Receipt{Accepted: 1, Commit: events}, nil
+			}
+			return edgeclaim.Receipt{Accepted: 1, Commit: points}, nil
+		}, nil)
+		c := device(t, b, v, id)
+		burst(t, c, telemetryOf(id), eventsOf(id), telemetryOf(id))
+		n.awaitNotes(t, 3)
+		silent(t, c)
+		points.End(nil)
+		silent(t, c) // the second is not, and the third has to wait for it
+		events.End(nil)
+		for i := range 3 {
+			acked(t, c, uint16(i+1), 0)
+		}
+		quiet(t, c)
+		for i, got := range n.notes() {
+			want := note{event: i == 1, device: id, body: fmt.Sprintf(`{"n":%d}`, i+1)}
+			r := got.report
+			if got.report = (edgeclaim.Report{}); got.event != want.event || got.device != want.device || got.body != want.body || got.fleeting {
+				t.Errorf("report %d: %+v, want %+v", i, got, want)
+			}
+			if r.Via != edgeclaim.ViaMQTT || !r.Source.IsLoopback() || !r.By.Credential.Equal(edgeclaim.NewSecret(passwordOf(id)).Hash()) {
+				t.Errorf("report %d: %s from %v by %v", i, r.Via, r.Source, r.By)
+			}
+			if string(r.Body) != want.body {
+				t.Errorf("its body has changed to %q", r.Body)
+			}
+		}
+	})
+}
+
+// What becomes of a report decides what is said of it: refused for good it is
+// acknowledged, with the reason where MQTT has one; what may yet be taken is not.
+func TestReportOutcomes(t *testing.T) {
+	broken := edgeclaim.NewCommit()
+	broken.End(edgeclaim.ErrUnavailable)
+	versions(t, func(t *testing.T, v mqttwire.Version) {
+		for _, tt := range []struct {
+			name   string
+			answer func() (edgeclaim.Receipt, error)
+			v5     byte
+			ends   bool
+		}{
+			{"durable already", func() (edgeclaim.Receipt, error) { return edgeclaim.Receipt{Accepted: 1}, nil }, 0x00, false},
+			{"some rejected", func() (edgeclaim.Receipt, error) { return edgeclaim.Receipt{Accepted: 1, Rejected: 9}, nil }, 0x00, false},
+			{"malformed", func() (edgeclaim.Receipt, error) {
+				return edgeclaim.Receipt{Rejected: 1}, edgeclaim.Invalid("values", "want a number")
+			}, 0x99, false},
+			{"throttled", func() (edgeclaim.Receipt, error) {
+				return edgeclaim.Receipt{}, fmt.Errorf("points: %w", edgeclaim.ErrThrottled)
+			}, 0x97, false},
+			{"unavailable", func() (edgeclaim.Receipt, error) { return edgeclaim.Receipt{}, edgeclaim.ErrUnavailable }, 0, true},
+			{"unknown error", func() (edgeclaim.Receipt, error) { return edgeclaim.Receipt{}, fmt.Errorf("on fire") }, 0, true},
+			{"not committed", func() (edgeclaim.Receipt, error) { return edgeclaim.Receipt{Accepted: 1, Commit: broken}, nil }, 0, true},
+			{"panic", func() (edgeclaim.Receipt, error) { panic("on fire") }, 0, true},
+		} {
+			t.Run(tt.name, func(t *testing.T) {
+				id := deviceID(t, 1)
+				b, n := deskOf(t, func(r edgeclaim.Report) (edgeclaim.Receipt, error) {
+					if string(r.Body) == `{"n":2}` {
+						return tt.answer()
+					}
+					return edgeclaim.Receipt{Accepted: 1}, nil
+				}, nil)
+				c := device(t, b, v, id)
+				burst(t, c, telemetryOf(id), telemetryOf(id), eventsOf(id))
+				if tt.name != "panic" { // it ends the connection as it is
+					acked(t, c, 1, 0)
+				}
+				if tt.ends {
+					reason := byte(0x89)
+					if tt.name == "panic" {
+						reason = 0
+					}
+					hungUp(t, c, reason)
+					return
+				}
+				code := tt.v5
+				if v < mqttwire.V5 {
+					code = 0
+				}
+				acked(t, c, 2, code)
+				acked(t, c, 3, 0)
+				quiet(t, c)
+				if got := n.notes(); len(got) != 3 || !got[2].event {
+					t.Errorf("taken: %+v", got)
+				}
+			})
+		}
+	})
+}
+
+// A commit that does not end is not waited for for ever, and what came before it
+// is acknowledged.
+func TestReportTimeout(t *testing.T) {
+	id := deviceID(t, 1)
+	never := edgeclaim.NewCommit()
+	b, _ := deskOf(t, func(r edgeclaim.Report) (edgeclaim.Receipt, error) {
+		if string(r.Body) == `{"n":2}` {
+			return edgeclaim.Receipt{Accepted: 1, Commit: never}, nil
+		}
+		return edgeclaim.Receipt{Accepted: 1}, nil
+	}, func(c *broker.Config) { c.ReportTimeout = 100 * time.Millisecond })
+	c := device(t, b, mqttwire.V5, id)
+	burst(t, c, telemetryOf(id), telemetryOf(id), telemetryOf(id))
+	acked(t, c, 1, 0)
+	hungUp(t, c, 0x89)
+	eventually(t, "gone", func() bool { return b.Open() == 0 })
+}
+
+// The time that the disk takes is not held against a device's keep-alive.
+func TestSlowCommitIsNotSilence(t *testing.T) {
+	id := deviceID(t, 1)
+	commit := edgeclaim.NewCommit()
+	b, _ := deskOf(t, func(edgeclaim.Report) (edgeclaim.Receipt, error) {
+		return edgeclaim.Receipt{Accepted: 1, Commit: commit}, nil
+	}, nil)
+	login := deviceLogin(id)
+	login.KeepAlive = 1
+	c, _ := dial(t, b, mqttwire.V311, login)
+	burst(t, c, telemetryOf(id))
+	time.AfterFunc(1800*time.Millisecond, func() { commit.End(nil) })
+	acked(t, c, 1, 0)
+	quiet(t, c)
+}
+
+// Whoever goes while his commit is awaited leaves nothing behind.
+func TestDeviceThatLeavesBeforeItsCommit(t *testing.T) {
+	id := deviceID(t, 1)
+	never := edgeclaim.NewCommit()
+	b, n := deskOf(t, func(edgeclaim.Report) (edgeclaim.Receipt, error) {
+		return edgeclaim.Receipt{Accepted: 1, Commit: never}, nil
+	}, nil)
+	c := device(t, b, mqttwire.V311, id)
+	burst(t, c, telemetryOf(id))
+	n.awaitNotes(t, 1)
+	again := device(t, b, mqttwire.V311, id) // it takes the first one's place, which is closed
+	gone(t, c)
+	eventually(t, "one is left", func() bool { return b.Open() == 1 })
+	quiet(t, again)
+}
+
+// At QoS 0 nobody waits, and nothing is said.
+func TestFleetingReports(t *testing.T) {
+	id := deviceID(t, 1)
+	b, n := deskOf(t, func(edgeclaim.Report) (edgeclaim.Receipt, error) {
+		return edgeclaim.Receipt{}, edgeclaim.ErrUnavailable
+	}, nil)
+	c := device(t, b, mqttwire.V5, id)
+	publish(t, c, mqttwire.Message{Topic: telemetryOf(id), Payload: []byte("1")})
+	publish(t, c, mqttwire.Message{Topic: eventsOf(id), Payload: []byte("2")})
+	quiet(t, c)
+	got := n.notes()
+	if len(got) != 2 || !got[0].fleeting || !got[1].fleeting || got[0].event || !got[1].event {
+		t.Errorf("taken: %+v", got)
+	}
+}
+
+// Acknowledgements keep the order of the messages, also with those that are
+// refused, and come before what answers later packets.
+func TestAcknowledgementsKeepTheirOrder(t *testing.T) {
+	id := deviceID(t, 1)
+	var mu sync.Mutex
+	var pending []*edgeclaim.Commit
+	b, _ := deskOf(t, func(edgeclaim.Report) (edgeclaim.Receipt, error) {
+		commit := edgeclaim.NewCommit()
+		mu.Lock()
+		pending = append(pending, commit)
+		mu.Unlock()
+		return edgeclaim.Receipt{Accepted: 1, Commit: commit}, nil
+	}, nil)
+	done := make(chan struct{})
+	ended := make(chan struct{})
+	go func() { // ends with the test
+		defer close(ended)
+		tick := time.NewTicker(3 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case <-tick.C:
+			}
+			mu.Lock()
+			for _, commit := range pending {
+				commit.End(nil)
+			}
+			pending = nil
+			mu.Unlock()
+		}
+	}()
+	defer func() {
+		close(done)
+		<-ended
+	}()
+	c := device(t, b, mqttwire.V5, id)
+	var out []byte
+	for i := range 60 {
+		name := telemetryOf(id)
+		if i%3 == 2 {
+			name = "devices/" + id.String() + "/commands" // not the device's to publish to
+		}
+		out = mqttwire.AppendPublish(out, mqttwire.V5, &mqttwire.Message{Topic: name, QoS: 1, ID: uint16(i + 1)})
+	}
+	out = mqttwire.AppendPingreq(out)
+	if err := c.Send(out); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 60 {
+		code := byte(0)
+		if i%3 == 2 {
+			code = 0x87
+		}
+		acked(t, c, uint16(i+1), code)
+	}
+	next(t, c, mqttwire.Pingresp)
+}
+
+// A message that spans many reads comes whole, and a flood of them all.
+func TestLargeReports(t *testing.T) {
+	id := deviceID(t, 1)
+	var size atomic.Int64
+	b, n := deskOf(t, func(r edgeclaim.Report) (edgeclaim.Receipt, error) {
+		size.Add(int64(len(r.Body)))
+		return edgeclaim.Receipt{Accepted: 1}, nil
+	}, nil)
+	c := device(t, b, mqttwire.V311, id)
+	var out []byte
+	const messages, each = 300, 3000
+	for i := range messages {
+		out = mqttwire.AppendPublish(out, mqttwire.V311, &mqttwire.Message{
+			Topic: telemetryOf(id), QoS: 1, ID: uint16(i + 1), Payload: []byte(strings.Repeat(string(rune('a'+i%26)), each)),
+		})
+	}
+	if err := c.Send(out); err != nil {
+		t.Fatal(err)
+	}
+	for i := range messages {
+		acked(t, c, uint16(i+1), 0)
+	}
+	for i, got := range n.notes() {
+		if want := strings.Repeat(string(rune('a'+i%26)), each); string(got.report.Body) != want {
+			t.Fatalf("message %d is not what was said", i)
+		}
+	}
+}
+
+// A stop waits for what is on its way to the disk, acknowledges it, and says why
+// it hangs up.
+func TestStopWaitsForReports(t *testing.T) {
+	id := deviceID(t, 1)
+	commit := edgeclaim.NewCommit()
+	n := &notebook{answer: func(edgeclaim.Report) (edgeclaim.Receipt, error) {
+		return edgeclaim.Receipt{Accepted: 1, Commit: commit}, nil
+	}}
+	b, stop := run(t, &rule{login: knowsAll, notes: n}, nil, discard())
+	c := device(t, b, mqttwire.V5, id)
+	burst(t, c, telemetryOf(id))
+	n.awaitNotes(t, 1)
+	stopped := make(chan error, 1)
+	go func() { stopped <- stop() }() // ends with the broker
+	eventually(t, "it accepts no more", func() bool {
+		nc, err := net.Dial("tcp", b.Addr().String())
+		if err == nil {
+			nc.Close()
+		}
+		return err != nil
+	})
+	commit.End(nil)
+	acked(t, c, 1, 0)
+	hungUp(t, c, 0x8b)
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+}
+
+// willLogin is a device's with a will, delayed by so many seconds in MQTT 5.
+func willLogin(v mqttwire.Version, id edgeclaim.DeviceID, name string, delay uint32) []byte {
+	login := deviceLogin(id)
+	login.Will = &mqttwire.Message{Topic: name, Payload: []byte(`{"n":"will"}`), QoS: 1}
+	packet := mqttwire.AppendConnect(nil, v, &login)
+	if delay == 0 {
+		return packet
+	}
+	// The will's properties follow the client id (MQTT 5.0, section 3.1.3.2).
+	at := strings.Index(string(packet), login.ClientID) + len(login.ClientID)
+	return withProperty(packet, at, binary.BigEndian.AppendUint32([]byte{5, 0x18}, delay))
+}
+
+// withProperty puts properties, with their length, where a packet says that it
+// has none.
+func withProperty(packet []byte, at int, properties []byte) []byte {
+	_, n := binary.Uvarint(packet[1:])
+	out := binary.AppendUvarint([]byte{packet[0]}, uint64(len(packet)-2-n+len(properties)))
+	out = append(out, packet[1+n:at]...)
+	return append(append(out, properties...), packet[at+1:]...)
+}
+
+func loginWith(t *testing.T, b *broker.Broker, v mqttwire.Version, connect []byte) *mqttwire.Client {
+	t.Helper()
+	nc, err := net.Dial("tcp", b.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := mqttwire.New(nc, v)
+	t.Cleanup(func() { c.Close() })
+	if err := c.SetDeadline(time.Now().Add(2 * patience)); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Send(connect); err != nil {
+		t.Fatal(err)
+	}
+	if ack := next(t, c, mqttwire.Connack); ack.Code() != 0 {
+		t.Fatalf("CONNACK %#x", ack.Code())
+	}
+	return c
+}
+
+// A will is what the device says last; it, and a DISCONNECT, say that the device
+// has left. A lost connection without one, and a takeover, do not.
+func TestLeaving(t *testing.T) {
+	versions(t, func(t *testing.T, v mqttwire.Version) {
+		for _, tt := range []struct {
+			name  string
+			will  bool
+			delay uint32 // without a session, there is nothing to wait for
+			leave func(*mqttwire.Client) error
+			says  bool
+			gone  int
+		}{
+			{"lost", false, 0, func(c *mqttwire.Client) error { return c.Close() }, false, 0},
+			{"lost, with a will", true, 0, func(c *mqttwire.Client) error { return c.Close() }, true, 1},
+			{"lost, with a delayed will", true, 3600, func(c *mqttwire.Client) error { return c.Close() }, true, 1},
+			{"disconnected", false, 0, (*mqttwire.Client).Disconnect, false, 1},
+			{"disconnected, with a will", true, 0, (*mqttwire.Client).Disconnect, false, 1},
+			{"disconnected, asking for the will", true, 0, func(c *mqttwire.Client) error {
+				if c.Version() < mqttwire.V5 {
+					return c.Close()
+				}
+				return c.Send([]byte{0xe0, 2, 4, 0})
+			}, true, 1},
+		} {
+			if tt.delay > 0 && v < mqttwire.V5 {
+				continue
+			}
+			id := deviceID(t, 1)
+			b, n := deskOf(t, nil, nil)
+			connect := mqttwire.AppendConnect(nil, v, new(deviceLogin(id)))
+			if tt.will {
+				connect = willLogin(v, id, eventsOf(id), tt.delay)
+			}
+			c := loginWith(t, b, v, connect)
+			if err := tt.leave(c); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "the connection has ended", func() bool { return b.Open() == 0 })
+			got := n.notes()
+			if said := len(got) == 1 && got[0].event && got[0].body == `{"n":"will"}` && got[0].device == id; said != tt.says || len(got) > 1 {
+				t.Errorf("%s: said %+v", tt.name, got)
+			}
+			if n.left() != tt.gone {
+				t.Errorf("%s: left %d times, want %d", tt.name, n.left(), tt.gone)
+			}
+		}
+	})
+}
+
+// A device that takes over its own old connection has not left, whatever its old
+// will says.
+func TestTakeoverIsNotLeaving(t *testing.T) {
+	versions(t, func(t *testing.T, v mqttwire.Version) {
+		id := deviceID(t, 1)
+		b, n := deskOf(t, nil, nil)
+		old := loginWith(t, b, v, willLogin(v, id, telemetryOf(id), 0))
+		c := device(t, b, v, id)
+		gone(t, old)
+		eventually(t, "one is left", func() bool { return b.Open() == 1 })
+		quiet(t, c)
+		if n.left() != 0 {
+			t.Error("it has left")
+		}
+	})
+}
+
+// A delayed will comes when its time has, and not when the device is back by then.
+func TestDelayedWill(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for seconds")
+	}
+	id, back := deviceID(t, 1), deviceID(t, 2)
+	b, n := deskOf(t, nil, nil)
+	for _, i := range []edgeclaim.DeviceID{id, back} {
+		packet := willLogin(mqttwire.V5, i, eventsOf(i), 1)
+		at := strings.Index(string(packet), "MQTT") + len("MQTT") + 4 // behind version, flags, keep-alive
+		session := []byte{5, 0x11, 0, 0, 0, 60}
+		loginWith(t, b, mqttwire.V5, withProperty(packet, at, session)).Close()
+	}
+	eventually(t, "both are away", func() bool { return b.Open() == 0 })
+	c, _ := dial(t, b, mqttwire.V5, sessionLogin(mqttwire.V5, back))
+	if n.left() != 0 {
+		t.Error("the will did not wait")
+	}
+	for _, got := range n.awaitNotes(t, 1) {
+		if got.device != id || got.body != `{"n":"will"}` {
+			t.Errorf("heard %+v", got)
+		}
+	}
+	eventually(t, "it has left", func() bool { return n.left() == 1 })
+	quiet(t, c)
+	if got := n.notes(); len(got) != 1 {
+		t.Errorf("heard %+v", got)
+	}
+}

@@ -1,0 +1,153 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"edgeclaim"
+	"edgeclaim/broker"
+	"edgeclaim/command"
+	"edgeclaim/telemetry"
+)
+
+// telemetryKeys are a telemetry.Config's.
+type telemetryKeys struct {
+	SegmentBytes    int64         `yaml:"segment_bytes"`
+	MaxBytes        int64         `yaml:"max_bytes"`
+	EventsMaxBytes  int64         `yaml:"events_max_bytes"`
+	DiskReserve     int64         `yaml:"disk_reserve"`
+	MaxUnsynced     int           `yaml:"max_unsynced"`
+	MaxDevicePoints int           `yaml:"max_device_points"`
+	OfflineAfter    time.Duration `yaml:"offline_after"`
+	MaxPresent      int           `yaml:"max_present"`
+}
+
+func defaultTelemetry() telemetryKeys {
+	d := telemetry.Defaults()
+	return telemetryKeys{
+		SegmentBytes: d.SegmentBytes, MaxBytes: d.MaxBytes, EventsMaxBytes: d.EventsMaxBytes, DiskReserve: d.DiskReserve,
+		MaxUnsynced: d.MaxUnsynced, MaxDevicePoints: d.MaxDevicePoints, OfflineAfter: d.OfflineAfter, MaxPresent: d.MaxPresent,
+	}
+}
+
+func (s *settings) telemetryConfig() telemetry.Config {
+	k := &s.Telemetry
+	return telemetry.Config{
+		Dir: s.Data, SegmentBytes: k.SegmentBytes, MaxBytes: k.MaxBytes, EventsMaxBytes: k.EventsMaxBytes, DiskReserve: k.DiskReserve,
+		MaxUnsynced: k.MaxUnsynced, MaxDevicePoints: k.MaxDevicePoints, OfflineAfter: k.OfflineAfter, MaxPresent: k.MaxPresent,
+	}
+}
+
+// commandKeys is a command.Config, field by field.
+type commandKeys struct {
+	MaxWaiting    int           `yaml:"max_waiting"`
+	MaxPerDevice  int           `yaml:"max_per_device"`
+	MaxInFlight   int           `yaml:"max_in_flight"`
+	DefaultExpiry time.Duration `yaml:"default_expiry"`
+	MaxExpiry     time.Duration `yaml:"max_expiry"`
+	RetryBase     time.Duration `yaml:"retry_base"`
+	RetryLimit    time.Duration `yaml:"retry_limit"`
+}
+
+func defaultCommands() commandKeys {
+	d := command.Defaults()
+	return commandKeys{
+		MaxWaiting: d.MaxWaiting, MaxPerDevice: d.MaxPerDevice, MaxInFlight: d.MaxInFlight,
+		DefaultExpiry: d.DefaultExpiry, MaxExpiry: d.MaxExpiry, RetryBase: d.RetryBase, RetryLimit: d.RetryLimit,
+	}
+}
+
+func (s *settings) commandConfig() command.Config {
+	k := &s.Commands
+	return command.Config{
+		MaxWaiting: k.MaxWaiting, MaxPerDevice: k.MaxPerDevice, MaxInFlight: k.MaxInFlight,
+		DefaultExpiry: k.DefaultExpiry, MaxExpiry: k.MaxExpiry, RetryBase: k.RetryBase, RetryLimit: k.RetryLimit,
+	}
+}
+
+// makeWork makes what devices work with once they have claimed.
+func (b *box) makeWork() error {
+	var auditor command.Auditor
+	if b.audit != nil {
+		auditor = b.audit
+	}
+	var err error
+	b.commands, err = command.New(b.settings.commandConfig(), command.Parts{
+		Store: b.db, Devices: b.db, Clock: b.clock, Auditor: auditor, Wake: b.wake,
+	}, b.logger)
+	if err != nil {
+		return fmt.Errorf("commands: %w", err)
+	}
+	b.telemetry, err = telemetry.Open(b.settings.telemetryConfig(), telemetry.Parts{
+		Stamp: b.clock.Stamp, Epoch: b.db.Epoch, Events: b.db, Answers: b.commands, Told: b.telling,
+		Observe: func(alarm edgeclaim.Alarm) { b.alarms.raise(alarm, b.clock.Now()) },
+	}, b.logger)
+	return err
+}
+
+func (b *box) closeTelemetry() error {
+	if b.telemetry == nil {
+		return nil
+	}
+	return b.telemetry.Close()
+}
+
+// brokerParts are what the MQTT face is the face of.
+func (b *box) brokerParts() broker.Parts {
+	return broker.Parts{
+		Claims: b.rule, Devices: b.rule, Reports: b.telemetry, Commands: b.commands, Configs: b.commands, Orders: b.commands,
+		Encode: b.encode, Now: b.clock.Now,
+	}
+}
+
+// voided tells those who work with a device that its credentials are void.
+func (b *box) voided(id edgeclaim.DeviceID) {
+	b.telemetry.Gone(id)
+	ctx, cancel := context.WithTimeout(context.Background(), voidedWithin)
+	defer cancel()
+	b.commands.Voided(ctx, id)
+}
+
+// voidedWithin is how long a revocation waits for the device's commands to be
+// taken back; what is left is judged again when it is to be sent.
+const voidedWithin = 5 * time.Second
+
+// wake has a device's commands looked at, wherever it may listen. The broker is
+// there before the first command can be given.
+func (b *box) wake(id edgeclaim.DeviceID) {
+	if b.broker != nil {
+		b.broker.Wake(id)
+	}
+}
+
+// tellingFor is how long the word on the way up is good: it is asked for with
+// each point that nobody waits for.
+const tellingFor = 100 * time.Millisecond
+
+// telling reports whether upstream takes telemetry now: what nobody waits for is
+// worth nothing else.
+func (b *box) telling() bool {
+	if b.bridge == nil {
+		return false
+	}
+	now := time.Since(b.started)
+	if asked := time.Duration(b.toldAsked.Load()); asked > 0 && now-asked < tellingFor {
+		return b.told.Load()
+	}
+	up := b.bridge.Status()
+	takes := up.App == edgeclaim.LampUp || up.App == edgeclaim.LampOff && up.Broker == edgeclaim.LampUp
+	b.told.Store(takes)
+	b.toldAsked.Store(int64(now))
+	return takes
+}
+
+// encode is what a device is told of a command; nil when there is no time left
+// for it.
+func (b *box) encode(c edgeclaim.Command, _ time.Time) []byte {
+	message, err := b.commands.Encode(c)
+	if err != nil {
+		return nil
+	}
+	return message
+}

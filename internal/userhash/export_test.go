@@ -1,0 +1,4 @@
+package userhash
+
+// Nobody is the salt and hash that Idle computes with.
+const Nobody = nobody

@@ -1,0 +1,68 @@
+package telemetry
+
+import (
+	"errors"
+
+	"edgeclaim"
+	"edgeclaim/internal/seglog"
+)
+
+// Document is the scanner's judgement of a text.
+func Document(b []byte) bool {
+	_, _, ok := document(b)
+	return ok
+}
+
+// Looker looks through points, as one report after the other would have it.
+type Looker struct{ w *scratch }
+
+// NewLooker returns one.
+func NewLooker() *Looker { return &Looker{newScratch()} }
+
+// Point looks through one body with a single point, and returns what upstream
+// would be told of it.
+func (l *Looker) Point(body []byte, e edgeclaim.Admission, flat bool) ([]byte, error) {
+	start, end, ok := document(body)
+	if !ok {
+		return nil, errors.New("not JSON")
+	}
+	p, f := l.w.parsePoint(body[start:end], e.Device, flat)
+	if f != nil {
+		return nil, f.err()
+	}
+	kept := entry{form: p.form, device: e.Device, tenant: e.Tenant, payload: p.raw}
+	r, err := telemetryRecord(&kept)
+	return r.Data, err
+}
+
+// Look looks through a body and does nothing else.
+func (l *Looker) Look(body []byte, device edgeclaim.DeviceID) bool {
+	start, end, ok := document(body)
+	if !ok {
+		return false
+	}
+	_, f := l.w.parsePoint(body[start:end], device, true)
+	return f == nil
+}
+
+// RoundTrip writes an entry and reads it again.
+func RoundTrip(by edgeclaim.Admission, stamp edgeclaim.Stamp, payload []byte) (edgeclaim.Admission, edgeclaim.Stamp, []byte, error) {
+	e := entry{form: formFlat, device: by.Device, tenant: by.Tenant, stamp: stamp, payload: payload}
+	got, err := parseEntry(appendEntry(nil, &e, newBootName(stamp.Boot)))
+	return edgeclaim.Admission{Device: got.device, Tenant: got.tenant}, got.stamp, got.payload, err
+}
+
+// ParseEntry reads any bytes as an entry.
+func ParseEntry(raw []byte) error {
+	e, err := parseEntry(raw)
+	if err == nil && e.form != formEvent {
+		_, err = telemetryRecord(&e)
+	}
+	return err
+}
+
+// Points is the log of points.
+func (s *Service) Points() *seglog.Log { return s.points }
+
+// Events is the log of events.
+func (s *Service) Events() *seglog.Log { return s.events }

@@ -1,0 +1,154 @@
+package telemetry
+
+import (
+	"context"
+	"time"
+
+	"edgeclaim"
+	"edgeclaim/internal/seglog"
+)
+
+const (
+	// lookAtLeast and lookAtMost are how often those at work are looked through
+	// for one that was silent too long: an eighth of the threshold.
+	lookAtLeast = 5 * time.Millisecond
+	lookAtMost  = time.Second
+	// newestBytes is how much is read at once of what devices said last.
+	newestBytes = 1 << 20
+	// alarmEvery is how often the log, and the alarm, tells of one trouble.
+	alarmEvery = time.Minute
+)
+
+// Changed returns the states whose version is above after, in the order of
+// their versions, maximum at most. A device's state has another version when it
+// comes or leaves; asked withNewest, when it speaks too, and what it said last
+// comes along where that is durable and upstream does not have it yet.
+func (s *Service) Changed(_ context.Context, after uint64, maximum int, withNewest bool) ([]edgeclaim.DeviceState, error) {
+	states, places := s.presence.since(after, maximum, withNewest)
+	if !withNewest {
+		return states, nil
+	}
+	for i, place := range places {
+		r, err := s.lane.newest(place, states[i].Device)
+		if err != nil {
+			return nil, err
+		}
+		states[i].Newest = r
+	}
+	return states, nil
+}
+
+// since returns a page of states, and where their newest telemetry is.
+func (p *presence) since(after uint64, maximum int, spoken bool) (states []edgeclaim.DeviceState, places []uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	turn := p.turns.above(after, turnedAt, p.page)
+	var said *device
+	if spoken {
+		from := p.page
+		if from != nil && !from.online {
+			from = nil // a link of another chain
+		}
+		said = p.online.above(after, spokeAt, from)
+	}
+	for len(states) < maximum {
+		// A device is in both chains; the later of its two versions counts.
+		for turn != nil && spoken && turn.spoke > turn.turned {
+			turn = turn.links[byTurn].next
+		}
+		for said != nil && said.spoke <= said.turned {
+			said = said.links[byPlace].next
+		}
+		var next *device
+		switch {
+		case turn == nil && said == nil:
+			return states, places
+		case said == nil || turn != nil && turn.turned < said.spoke:
+			next, turn = turn, turn.links[byTurn].next
+			states = append(states, next.state(next.turned))
+		default:
+			next, said = said, said.links[byPlace].next
+			states = append(states, next.state(next.spoke))
+		}
+		places = append(places, next.newest)
+		p.page = next
+	}
+	return states, places
+}
+
+func turnedAt(d *device) uint64 { return d.turned }
+func spokeAt(d *device) uint64  { return d.spoke }
+
+// newest returns what a device said last, which is at that place; nil where
+// upstream has it, or the disk does not.
+func (l *Lane) newest(place uint64, device edgeclaim.DeviceID) (*edgeclaim.Record, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b := l.log.Bounds()
+	if place <= max(b.Acked, b.Lost) || place > b.Last {
+		return nil, nil
+	}
+	entries, err := l.log.Read(place-1, 1, newestBytes)
+	if err != nil {
+		return nil, unavailable("read", err)
+	}
+	if len(entries) == 0 || entries[0].Place != place || entries[0].Lost > 0 {
+		return nil, nil
+	}
+	e, err := parseEntry(entries[0].Payload)
+	if err != nil || e.device != device || l.refuses(place, device) {
+		return nil, nil //nolint:nilerr // what cannot be read is told by Next
+	}
+	r, err := telemetryRecord(&e)
+	if err != nil {
+		return nil, nil //nolint:nilerr // the same
+	}
+	r.Sequence = place - l.own.Base
+	return &r, nil
+}
+
+// watch notices who has fallen silent, and what an operator has to know, until
+// ctx ends.
+func (s *Service) watch(ctx context.Context) error {
+	look := time.NewTicker(min(max(s.cfg.OfflineAfter/8, lookAtLeast), lookAtMost))
+	defer look.Stop()
+	w := trouble{Service: s, lost: s.points.Bounds().Lost}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-look.C:
+			now := s.parts.Stamp()
+			s.presence.sweep(now)
+			w.look(s.points.Bounds(), now)
+		}
+	}
+}
+
+// trouble is what was seen of the disk. It is of one goroutine.
+type trouble struct {
+	*Service
+	lost     uint64 // up to where telemetry was lost, at the last look
+	reserved bool
+	next     time.Duration // the uptime from which on a loss is told again
+}
+
+func (t *trouble) look(b seglog.Bounds, now edgeclaim.Stamp) {
+	if b.Lost > t.lost && now.Uptime >= t.next {
+		t.logger.Warn("telemetry was lost: its quota is full, or the disk",
+			"waiting", b.Last-max(b.Acked, b.Lost), "lost", b.Dropped, "disk_reserved", b.Reserved)
+		t.observe(edgeclaim.AlarmTelemetryDropped)
+		t.lost, t.next = b.Lost, now.Uptime+alarmEvery
+	}
+	if b.Reserved && !t.reserved {
+		t.logger.Error("the disk is down to what only claims may use; the oldest telemetry goes")
+		t.observe(edgeclaim.AlarmDiskReserve)
+	}
+	t.reserved = b.Reserved
+}
+
+func (s *Service) observe(alarm edgeclaim.Alarm) {
+	if s.parts.Observe != nil {
+		s.parts.Observe(alarm)
+	}
+}
