@@ -149,7 +149,15 @@ func sampleNouns(t *testing.T) map[string]any {
 			Alarms:       []edgeclaim.AlarmCount{{Alarm: edgeclaim.AlarmCloned, Count: 1, Last: now}},
 			Audit:        edgeclaim.AuditStatus{Sequence: 1, Hash: "h", Lost: 2},
 			Certificates: map[string]edgeclaim.CertificateStatus{"ca": {NotAfter: now, Problem: "p"}},
+			Telemetry:    edgeclaim.TelemetryStatus{Online: 1, Rejected: map[string]uint64{"malformed": 2}},
+			Commands:     edgeclaim.CommandsStatus{Waiting: 3},
 		},
+		"Command": edgeclaim.Command{
+			ID: parsed(t, edgeclaim.ParseCommandID, "c1"), Device: device, Tenant: tenant, Payload: []byte(`{"a":1}`),
+			Origin: edgeclaim.OriginLocal, By: "scada", Status: edgeclaim.CommandFailed, QueuedAt: now, ExpiresAt: now, ChangedAt: now,
+			Attempts: 2, Result: []byte(`"r"`), Reason: "expired",
+		},
+		"DeviceConfig": edgeclaim.DeviceConfig{Version: 3, Config: []byte(`{"a":1}`)},
 	}
 }
 
@@ -222,19 +230,29 @@ func members(document map[string]any, name string) []string {
 	return names
 }
 
-// TestOpenAPIHasTheClaim pins the statuses that a device has to be ready for.
-// That every route is documented, and said as it is documented, the tests of
+// TestOpenAPIHasTheDevicesSide pins the statuses that a device has to be ready
+// for. That every route is documented, and said as it is documented, the tests of
 // provision/httpapi see to.
-func TestOpenAPIHasTheClaim(t *testing.T) {
+func TestOpenAPIHasTheDevicesSide(t *testing.T) {
 	t.Parallel()
 	document, _ := openAPIDocument(t)
-	for _, status := range []int{
-		http.StatusOK, http.StatusAccepted, http.StatusBadRequest, http.StatusForbidden, http.StatusRequestEntityTooLarge,
-		http.StatusUnsupportedMediaType, http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusServiceUnavailable,
+	always := []int{http.StatusOK, http.StatusInternalServerError, http.StatusServiceUnavailable}
+	body := append([]int{
+		http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, http.StatusTooManyRequests,
+	}, always...)
+	for operation, statuses := range map[string][]int{
+		"post /api/v1/provision": append([]int{http.StatusAccepted, http.StatusForbidden}, body...),
+		"post /api/v1/telemetry": append([]int{http.StatusUnauthorized}, body...),
+		"post /api/v1/events":    append([]int{http.StatusUnauthorized}, body...),
+		"get /api/v1/commands":   append([]int{http.StatusBadRequest, http.StatusUnauthorized, http.StatusTooManyRequests}, always...),
+		"get /api/v1/config":     append([]int{http.StatusNotModified, http.StatusUnauthorized}, always...),
 	} {
-		responses := document["paths"].(map[string]any)["/api/v1/provision"].(map[string]any)["post"].(map[string]any)["responses"]
-		if _, ok := responses.(map[string]any)[fmt.Sprint(status)]; !ok {
-			t.Errorf("status %d is not documented", status)
+		method, path, _ := strings.Cut(operation, " ")
+		responses := document["paths"].(map[string]any)[path].(map[string]any)[method].(map[string]any)["responses"]
+		for _, status := range statuses {
+			if _, ok := responses.(map[string]any)[fmt.Sprint(status)]; !ok {
+				t.Errorf("%s: status %d is not documented", operation, status)
+			}
 		}
 	}
 }

@@ -271,8 +271,8 @@ func (b *Broker) send(c *conn, cl *mqtt.Client, sub *packets.Subscription, n not
 			MessageExpiryInterval: uint32(n.expires / time.Second),
 		},
 	}
-	for _, id := range sub.Identifiers { // MQTT 5.0, section 3.3.2.3.8
-		pk.Properties.SubscriptionIdentifier = append(pk.Properties.SubscriptionIdentifier, id)
+	if sub.Identifier > 0 { // MQTT 5.0, section 3.3.2.3.8
+		pk.Properties.SubscriptionIdentifier = []int{sub.Identifier}
 	}
 	if pk.FixedHeader.Qos > 0 {
 		pk.PacketID = c.outgoing.begin(n.command)

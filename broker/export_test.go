@@ -107,3 +107,10 @@ func (c *Clones) Len() int {
 	defer c.k.mu.Unlock()
 	return min(len(c.k.byID), c.k.order.Len())
 }
+
+// Errands is how many devices there may be something for.
+func (b *Broker) Errands() int {
+	b.couriers.mu.Lock()
+	defer b.couriers.mu.Unlock()
+	return len(b.couriers.errands) + len(b.couriers.failed)
+}

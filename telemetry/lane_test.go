@@ -292,12 +292,14 @@ func TestLaneModel(t *testing.T) {
 				appended++
 				said[appended] = body
 			case "flood":
+				var points []string
 				for i := range 30 {
-					body := fmt.Sprintf(`{"step":%d,"i":%d,"text":"%s"}`, step, i, strings.Repeat("x", 4000))
-					b.say(i%3, body)
+					body := fmt.Sprintf(`{"numeric_values":{"step":%d,"i":%d},"string_values":{"text":"%s"}}`, step, i, strings.Repeat("x", 4000))
+					points = append(points, body)
 					appended++
 					said[appended] = body
 				}
+				b.say(rapid.IntRange(0, 2).Draw(rt, "who"), "["+strings.Join(points, ",")+"]")
 			case "ack":
 				upto := rapid.Uint64Range(0, appended).Draw(rt, "upto")
 				b.ack(upto)

@@ -52,11 +52,9 @@ func (p *presence) since(after uint64, maximum int, spoken bool) (states []edgec
 		said = p.online.above(after, spokeAt, from)
 	}
 	for len(states) < maximum {
-		// A device is in both chains; the later of its two versions counts.
-		for turn != nil && spoken && turn.spoke > turn.turned {
-			turn = turn.links[byTurn].next
-		}
-		for said != nil && said.spoke <= said.turned {
+		// Who came and spoke on is told where it came: whoever asks for those
+		// who came alone, the next time, would not hear of it else.
+		for said != nil && said.turned > after {
 			said = said.links[byPlace].next
 		}
 		var next *device

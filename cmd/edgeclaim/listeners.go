@@ -112,7 +112,7 @@ func (b *box) serve(name string, server *httpapi.Server) {
 func (b *box) adminParts() httpapi.Admin {
 	parts := httpapi.Admin{
 		Rule: b.rule, Box: b, Enroller: b.trust, Quarantine: quarantine{db: b.db}, Tokens: b.tokens,
-		Outbox: stick{db: b.db, clock: b.clock, trust: b.trust, identity: b.identity(), logger: b.logger},
+		Outbox: stick{db: b.db, points: b.telemetry.Lane(), clock: b.clock, trust: b.trust, identity: b.identity(), logger: b.logger},
 		Orders: b.commands, Settings: b.commands, Presence: b.telemetry,
 		Data: b.settings.Data, Now: b.clock.Now,
 	}

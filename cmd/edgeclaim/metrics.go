@@ -218,7 +218,7 @@ var lineAlarms = []edgeclaim.Alarm{
 var upstreamAlarms = []edgeclaim.Alarm{
 	edgeclaim.AlarmForged, edgeclaim.AlarmMalformed, edgeclaim.AlarmOversized, edgeclaim.AlarmForeign,
 	edgeclaim.AlarmAckAbove, edgeclaim.AlarmStale, edgeclaim.AlarmFenced, edgeclaim.AlarmNotWelcome,
-	edgeclaim.AlarmUpstreamBehind, edgeclaim.AlarmQuarantine, edgeclaim.AlarmEnrolment,
+	edgeclaim.AlarmUpstreamBehind, edgeclaim.AlarmQuarantine, edgeclaim.AlarmEnrolment, edgeclaim.AlarmTelemetryUnread,
 }
 
 // These are what a collector writes its figures with.

@@ -10,12 +10,14 @@ import (
 	"edgeclaim/internal/clock"
 	"edgeclaim/provision/httpapi"
 	"edgeclaim/store"
+	"edgeclaim/telemetry"
 )
 
 // stick is what an operator does with the outbox as a whole. It implements
 // httpapi.Outbox, and needs neither upstream nor a network.
 type stick struct {
 	db       *store.DB
+	points   *telemetry.Lane
 	clock    *clock.Clock
 	trust    *trust
 	identity bridge.Identity
@@ -40,7 +42,9 @@ func (s stick) Renew(ctx context.Context) (httpapi.Renewed, error) {
 func (s stick) way() *bridge.Stick {
 	key, _ := s.trust.pinned()
 	return &bridge.Stick{
-		Parts:   bridge.Parts{Outbox: s.db, Quarantine: s.db, Life: s.db, Registry: s.db, Clock: s.clock},
+		Parts: bridge.Parts{
+			Outbox: s.db, Quarantine: s.db, Life: s.db, Registry: s.db, Clock: s.clock, Telemetry: s.points,
+		},
 		Exports: s.db, Identity: s.identity, Key: key, Logger: s.logger,
 	}
 }

@@ -19,10 +19,11 @@ var errTopic = errors.New("not a topic of the protocol")
 
 // carried says which types of message a topic carries, by its last levels.
 var carried = map[string][]string{
-	"up/ctl":   {"hello", "want"},
+	"up/ctl":   {"hello", "want", "state"},
 	"up/snap":  {"snapshot"},
 	"down/ctl": {"welcome", "refused", "again", "registry"},
 	"down/ack": {"ack"},
+	"down/cmd": {"command"},
 }
 
 // Check holds a message against the schema that its topic asks for, and against
@@ -45,7 +46,7 @@ func (s *Schemas) check(topic string, payload []byte) error {
 	}
 	rest, ok := strings.CutPrefix(topic, "edgeclaim/v1/")
 	if !ok {
-		return errTopic
+		return s.ofDevice(topic, value)
 	}
 	if rest == "_host/st" {
 		return s.validate("host", value)
@@ -58,11 +59,11 @@ func (s *Schemas) check(topic string, payload []byte) error {
 	switch kind := levels[2]; kind {
 	case "st":
 		return s.said("state", value, names)
-	case "up/prov", "up/evt":
+	case "up/prov", "up/evt", "up/tel":
 		return s.told(value, strings.TrimPrefix(kind, "up/"), levels[1])
 	case "up/ctl", "up/snap":
 		return errors.Join(s.said("up", value, names), types(value, kind))
-	case "down/ctl", "down/ack":
+	case "down/ctl", "down/ack", "down/cmd":
 		if err := s.validate("envelope", value); err != nil {
 			return err
 		}
@@ -71,6 +72,32 @@ func (s *Schemas) check(topic string, payload []byte) error {
 			return err
 		}
 		return errors.Join(s.said("down", message, names), types(message, kind))
+	}
+	return errTopic
+}
+
+// ofDevice judges what passes between a device and its box, and what the box
+// says of it upstream on a topic of that form.
+func (s *Schemas) ofDevice(topic string, value any) error {
+	levels := strings.Split(topic, "/")
+	if len(levels) != 3 || levels[0] != "devices" {
+		return errTopic
+	}
+	switch schema := levels[2]; schema {
+	case "telemetry", "config":
+		return s.validate(schema, value)
+	case "commands":
+		return s.validate("command", value)
+	case "presence":
+		return s.said(schema, value, map[string]string{"device_id": levels[1]})
+	case "events":
+		if text(value, "command_id") != "" {
+			return s.validate("command", value)
+		}
+		if _, ok := value.(map[string]any); !ok {
+			return errors.New("an event is a JSON object")
+		}
+		return nil
 	}
 	return errTopic
 }

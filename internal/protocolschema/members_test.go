@@ -259,10 +259,12 @@ var shownElsewhere = []string{
 func topicOf(example any) string {
 	object := example.(map[string]any)
 	switch kind, _ := object["type"].(string); {
-	case kind == "hello" || kind == "want":
+	case kind == "hello" || kind == "want" || kind == "state":
 		return names().Up(wire.KindControl)
 	case kind == "snapshot":
 		return names().Up(wire.KindSnapshot)
+	case kind == "command":
+		return names().Down(wire.KindCommand)
 	case kind == "ack":
 		return names().Down(wire.KindAck)
 	case object["lane"] != nil:
@@ -279,13 +281,14 @@ func TestSchemasNameEveryWord(t *testing.T) {
 	t.Parallel()
 	docs := read(t)
 	status := []any{wire.Online, wire.Offline}
-	lanes := []any{string(edgeclaim.LaneProv), string(edgeclaim.LaneEvt)}
+	lanes := []any{string(edgeclaim.LaneProv), string(edgeclaim.LaneEvt), string(edgeclaim.LaneTel)}
+	presence := []any{string(edgeclaim.PresenceOnline), string(edgeclaim.PresenceOffline)}
 	clocks := []any{string(edgeclaim.ClockSynced), string(edgeclaim.ClockUnsynced)}
 	for _, tc := range []struct {
 		at   string
 		want []any
 	}{
-		{"up#/properties/type", []any{wire.TypeHello, wire.TypeWant, wire.TypeSnapshot}},
+		{"up#/properties/type", []any{wire.TypeHello, wire.TypeWant, wire.TypeSnapshot, wire.TypeState}},
 		{"up#/$defs/hello/properties/clk", clocks},
 		{"up#/$defs/want/properties/what", []any{wire.WantRegistry}},
 		{"up#/$defs/device/properties/status", []any{
@@ -296,7 +299,7 @@ func TestSchemasNameEveryWord(t *testing.T) {
 		{"up#/$defs/credential/properties/type", []any{
 			string(edgeclaim.CredentialAPIKey), string(edgeclaim.CredentialPSK), string(edgeclaim.CredentialX509),
 		}},
-		{"down#/properties/type", []any{wire.TypeWelcome, wire.TypeRefused, wire.TypeAgain, wire.TypeAck, wire.TypeRegistry}},
+		{"down#/properties/type", []any{wire.TypeWelcome, wire.TypeRefused, wire.TypeAgain, wire.TypeAck, wire.TypeRegistry, wire.TypeCommand}},
 		{"down#/$defs/nack/properties/lane", lanes},
 		{"down#/$defs/nack/properties/code", []any{string(wire.NackRetry), string(wire.NackPermanent), string(wire.NackGap)}},
 		{"down#/$defs/refused/properties/code", []any{
@@ -305,6 +308,16 @@ func TestSchemasNameEveryWord(t *testing.T) {
 		{"batch#/properties/lane", lanes},
 		{"cloudevent#/properties/lane", lanes},
 		{"cloudevent#/properties/clk", clocks},
+		{"up#/$defs/device_state/properties/presence", presence},
+		{"presence#/properties/presence", presence},
+		{"cloudevent#/$defs/command_status/properties/status", []any{
+			string(edgeclaim.CommandQueued), string(edgeclaim.CommandSent), string(edgeclaim.CommandDelivered), string(edgeclaim.CommandSuccessful),
+			string(edgeclaim.CommandFailed), string(edgeclaim.CommandExpired), string(edgeclaim.CommandCancelled),
+		}},
+		{"cloudevent#/$defs/command_status/properties/origin", []any{
+			string(edgeclaim.OriginUpstream), string(edgeclaim.OriginOperator), string(edgeclaim.OriginLocal),
+		}},
+		{"cloudevent#/$defs/gap/properties/lane", lanes},
 		{"state#/properties/status", status},
 		{"host#/properties/status", status},
 	} {

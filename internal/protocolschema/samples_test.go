@@ -2,6 +2,7 @@ package protocolschema_test
 
 import (
 	"crypto/ed25519"
+	"maps"
 	"reflect"
 	"testing"
 	"time"
@@ -54,6 +55,18 @@ func samples(t *testing.T) []sample {
 		{name: "snapshot least", topic: n.Up(wire.KindSnapshot), schema: "up#/$defs/snapshot", again: up, value: &wire.SnapshotPage{
 			Type: wire.TypeSnapshot, Box: n.Box, Epoch: epoch, Nonce: nonce, ID: "s1", Page: 1,
 		}},
+		{name: "states", topic: n.Up(wire.KindControl), schema: "up#/$defs/state", again: up, value: &wire.States{
+			Type: wire.TypeState, Box: n.Box, Epoch: epoch, Nonce: nonce, Reset: true, Upto: 7,
+			Devices: []wire.DeviceState{{
+				DeviceState: edgeclaim.DeviceState{Device: device(t).ID, Tenant: device(t).Tenant, Presence: edgeclaim.PresenceOnline, Since: moment(), Seen: moment()},
+				Telemetry:   eventOf(t, edgeclaim.LaneTel, 5, "a.later.type", device(t).ID, `{"x":1}`),
+			}, {
+				DeviceState: edgeclaim.DeviceState{Device: device(t).ID, Tenant: device(t).Tenant, Presence: edgeclaim.PresenceOffline, Since: moment()},
+			}},
+		}},
+		{name: "states least", topic: n.Up(wire.KindControl), schema: "up#/$defs/state", again: up, value: &wire.States{
+			Type: wire.TypeState, Box: n.Box, Epoch: epoch, Nonce: nonce, Reset: true,
+		}},
 		{name: "state", topic: n.State(), schema: "state#", value: &wire.State{Status: wire.Online, Box: n.Box, Epoch: epoch, Program: "v1"},
 			again: func(t *testing.T, text []byte) []byte { return encode(t)(wire.DecodeState(text)) }},
 		{name: "state least", topic: n.State(), schema: "state#", value: &wire.State{Status: wire.Offline, Box: n.Box, Epoch: epoch},
@@ -71,6 +84,7 @@ func fullHello() *wire.Hello {
 	h := leastHello()
 	h.Program, h.Previous, h.Upstream, h.Enrolled, h.Devices = "v1", other, "hub-1", true, 7
 	h.Lanes[edgeclaim.LaneProv] = edgeclaim.LaneMarks{First: 5, Appended: 9, Check: check(4)}
+	h.Lanes[edgeclaim.LaneTel] = edgeclaim.LaneMarks{First: 1, Appended: 9}
 	return h
 }
 
@@ -90,19 +104,22 @@ func downSamples(t *testing.T) []sample {
 	head := func(kind string) wire.Head {
 		return wire.Head{Type: kind, Box: n.Box, Epoch: epoch, Nonce: nonce, Time: moment()}
 	}
-	zero := 0
+	zero, version := 0, uint64(7)
 	resume := map[edgeclaim.Lane]wire.Resume{edgeclaim.LaneProv: {Upto: 4, Check: check(4)}, edgeclaim.LaneEvt: {}}
+	whole := maps.Clone(resume)
+	whole[edgeclaim.LaneTel] = wire.Resume{Upto: 9}
+	name := wire.OrderName{ID: parsed(t, edgeclaim.ParseCommandID, "c-1"), Device: device(t).ID}
 	messages := []struct {
 		name    string
 		message wire.Down
 	}{
 		{"welcome", &wire.Welcome{
-			Head: head(wire.TypeWelcome), Version: wire.Version, Upstream: "hub-1", Resume: resume, Credit: 256, StartAfter: 5,
+			Head: head(wire.TypeWelcome), Version: wire.Version, Upstream: "hub-1", Resume: whole, Credit: 256, StartAfter: 5,
 			Snapshot: true, Held: 3, Recover: true,
 		}},
 		{"welcome least", &wire.Welcome{Head: head(wire.TypeWelcome), Version: wire.Version, Upstream: "hub-1", Resume: resume}},
 		{"ack", &wire.Ack{
-			Head: head(wire.TypeAck), Upto: map[edgeclaim.Lane]uint64{edgeclaim.LaneProv: 9, edgeclaim.LaneEvt: 0},
+			Head: head(wire.TypeAck), Upto: map[edgeclaim.Lane]uint64{edgeclaim.LaneProv: 9, edgeclaim.LaneEvt: 0, edgeclaim.LaneTel: 3}, State: &version,
 			Snapshot: &wire.SnapshotAck{ID: "s1", Upto: 2}, Credit: &zero,
 			Nack: []wire.Nack{{Lane: edgeclaim.LaneEvt, Sequence: 3, Code: wire.NackRetry, RetryAfter: 9, Reason: "busy"}},
 		}},
@@ -114,13 +131,21 @@ func downSamples(t *testing.T) []sample {
 			Head: head(wire.TypeRegistry), After: device(t).ID.String(), Devices: []edgeclaim.Device{device(t)}, More: true,
 		}},
 		{"registry least", &wire.RegistryPage{Head: head(wire.TypeRegistry)}},
+		{"command", &wire.Commands{
+			Head: head(wire.TypeCommand), Cancel: []wire.OrderName{name},
+			Commands: []wire.Order{{OrderName: name, ExpiresAt: moment(), Payload: jsontext.Value(`{"x":1}`)}},
+		}},
+		{"command least", &wire.Commands{Head: head(wire.TypeCommand), Commands: []wire.Order{{OrderName: name, Payload: jsontext.Value(`1`)}}}},
 	}
 	var all []sample
 	for _, m := range messages {
 		kind := m.message.Header().Type
 		topic := n.Down(wire.KindControl)
-		if kind == wire.TypeAck {
+		switch kind {
+		case wire.TypeAck:
 			topic = n.Down(wire.KindAck)
+		case wire.TypeCommand:
+			topic = n.Down(wire.KindCommand)
 		}
 		all = append(all, sample{
 			name: m.name, topic: topic, schema: "down#/$defs/" + kind, value: m.message, text: encode(t)(m.message, nil),
@@ -134,14 +159,7 @@ func batchSamples(t *testing.T) []sample {
 	t.Helper()
 	n := names()
 	event := func(sequence uint64, kind edgeclaim.RecordType, about edgeclaim.DeviceID, data string) []byte {
-		text, err := wire.EncodeEvent(n, epoch, &edgeclaim.Record{
-			Lane: edgeclaim.LaneProv, Sequence: sequence, Type: kind, Device: about, Data: []byte(data),
-			Stamp: edgeclaim.Stamp{Time: moment(), Clock: edgeclaim.ClockSynced, Boot: "b1"},
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return text
+		return eventOf(t, edgeclaim.LaneProv, sequence, kind, about, data)
 	}
 	batch := func(first, last uint64, events ...jsontext.Value) []byte {
 		text, err := wire.EncodeBatch(n, &wire.Batch{
@@ -170,6 +188,19 @@ func batchSamples(t *testing.T) []sample {
 		{name: "record", topic: topic, schema: "cloudevent#", again: one, value: &wire.Event{}, text: event(5, "a.later.type", id, `{"x":1}`)},
 		{name: "record as bytes", topic: topic, schema: "cloudevent#", again: one, text: event(5, "a.later.type", id, `no JSON`)},
 	}
+}
+
+// eventOf is a record on the wire.
+func eventOf(t *testing.T, lane edgeclaim.Lane, sequence uint64, kind edgeclaim.RecordType, about edgeclaim.DeviceID, data string) []byte {
+	t.Helper()
+	text, err := wire.EncodeEvent(names(), epoch, &edgeclaim.Record{
+		Lane: lane, Sequence: sequence, Type: kind, Device: about, Data: []byte(data),
+		Stamp: edgeclaim.Stamp{Time: moment(), Clock: edgeclaim.ClockSynced, Boot: "b1"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
 }
 
 // onWire returns the payload that carries the sample: what comes down is sealed.

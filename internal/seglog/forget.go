@@ -94,9 +94,10 @@ func (l *Log) dropOldest(reason error) error {
 		return reason
 	}
 	seg, m, upto := l.segments[0], l.marks, l.lastOf(0)
-	open := len(l.segments) == 1 && l.writer.file != nil
+	only := len(l.segments) == 1
+	worth := !only || l.worthGivingUp(seg.end)
 	l.mu.Unlock()
-	if open && !l.worthGivingUp(l.writer.size) {
+	if !worth {
 		return reason
 	}
 	if upto > m.floor() {
@@ -108,7 +109,7 @@ func (l *Log) dropOldest(reason error) error {
 		l.logger.Warn("oldest segment is dropped", "dir", l.cfg.Dir,
 			"from", from, "to", upto, "reason", reason.Error())
 	}
-	if open {
+	if only {
 		l.writer.close()
 	}
 	l.mu.Lock()
