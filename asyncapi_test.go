@@ -122,8 +122,9 @@ func TestAsyncAPIHasEveryTopic(t *testing.T) {
 	t.Parallel()
 	n := wire.Names{Site: "{site}", Box: "{box}"}
 	want := []string{
-		n.Up("prov"), n.Up("evt"), n.Up(wire.KindControl), n.Up(wire.KindSnapshot), n.State(),
-		n.Down(wire.KindControl), n.Down(wire.KindAck), wire.HostTopic,
+		n.Up("prov"), n.Up("evt"), n.Up("tel"), n.Up(wire.KindControl), n.Up(wire.KindSnapshot), n.State(),
+		n.Down(wire.KindControl), n.Down(wire.KindAck), n.Down(wire.KindCommand), wire.HostTopic,
+		"devices/{device}/telemetry", "devices/{device}/presence", // as the configuration says unless told otherwise
 	}
 	d := readAsyncAPI(t)
 	var got []string
@@ -146,11 +147,14 @@ func TestAsyncAPIHasEveryTopic(t *testing.T) {
 }
 
 // TestAsyncAPIOperations: each channel is used, with the QoS that docs/protocol.md
-// gives it, and nothing is retained but the two states.
+// gives it, and nothing is retained but the states.
 func TestAsyncAPIOperations(t *testing.T) {
 	t.Parallel()
 	d := readAsyncAPI(t)
 	used := map[string]bool{}
+	// What the box says on topics of a device, to it or of it: some pass both ways.
+	both := map[string]bool{"telemetry": true, "commands": true}
+	upstreamOnly := map[string]bool{"config": true, "presence": true}
 	for name, value := range d.part("operations") {
 		operation := value.(map[string]any)
 		ref := operation["channel"].(map[string]any)["$ref"].(string)
@@ -165,13 +169,15 @@ func TestAsyncAPIOperations(t *testing.T) {
 		switch {
 		case strings.Contains(address, "/down/") || strings.Contains(address, "_host"):
 			action, qos = "receive", "0"
+		case strings.HasPrefix(address, "devices/") && strings.HasPrefix(name, "send") && both[channel]:
+		case strings.HasPrefix(address, "devices/") && upstreamOnly[channel]:
 		case strings.HasPrefix(address, "provision/") || strings.HasPrefix(address, "devices/"):
 			action = "receive"
 		}
 		if operation["action"] != action || fmt.Sprint(mqtt["qos"]) != qos {
 			t.Errorf("%s is %v at QoS %v, want %s at %s", name, operation["action"], mqtt["qos"], action, qos)
 		}
-		if retained := strings.HasSuffix(address, "/st"); mqtt["retain"] != retained {
+		if retained := strings.HasSuffix(address, "/st") || channel == "presence"; mqtt["retain"] != retained {
 			t.Errorf("%s: retain is %v, want %v", name, mqtt["retain"], retained)
 		}
 		if mqtt["bindingVersion"] != "0.2.0" {
@@ -197,6 +203,8 @@ func TestAsyncAPIMessages(t *testing.T) {
 		{"state", "state", "state"}, {"host", "host", "host"},
 		{"downControl", "welcome", "welcome"}, {"downControl", "refused", "refused"}, {"downControl", "again", "again"},
 		{"downControl", "registry", "registry"}, {"ack", "ack", "ack"},
+		{"tel", "record", "cloudevent"}, {"tel", "batch", "batch"}, {"control", "states", "states"}, {"command", "commands", "command"},
+		{"config", "config", "config"}, {"presence", "presence", "presence"}, {"commands", "command", "told"}, {"events", "answer", "answer"},
 	} {
 		schema := d.message(t, tc.channel, tc.message)
 		for name, example := range shown {
@@ -209,7 +217,13 @@ func TestAsyncAPIMessages(t *testing.T) {
 	for name := range d.part("channels") {
 		messages += len(d.part("channels", name, "messages"))
 	}
-	if messages != 14+4+4 { // those above, the claim's and the rotation's
+	// A device may say nearly anything, so these take the others too.
+	for channel, message := range map[string][2]string{"telemetry": {"telemetry", "telemetry"}, "events": {"event", "telemetry"}, "commands": {"given", "given"}} {
+		if err := d.message(t, channel, message[0]).Validate(shown[message[1]]); err != nil {
+			t.Errorf("channel %s, message %s: %v", channel, message[0], err)
+		}
+	}
+	if messages != 22+4+4+3 { // those above, the claim's, the rotation's and a device's
 		t.Errorf("the channels have %d messages", messages)
 	}
 }
@@ -253,7 +267,7 @@ func TestAsyncAPICredentials(t *testing.T) {
 func protocolExamples(t *testing.T) map[string]any {
 	t.Helper()
 	found := map[string]any{}
-	for _, file := range []string{"cloudevent", "batch", "state", "host", "up", "down"} {
+	for _, file := range []string{"cloudevent", "batch", "state", "host", "up", "down", "telemetry", "config", "presence", "command"} {
 		value, err := jsonschema.UnmarshalJSON(strings.NewReader(read(t, "docs/protocol/"+file+".schema.json")))
 		if err != nil {
 			t.Fatal(err)
@@ -267,6 +281,9 @@ func protocolExamples(t *testing.T) map[string]any {
 			list, ok := def.(map[string]any)["examples"].([]any)
 			if !ok {
 				continue
+			}
+			if _, taken := found[name]; taken {
+				name += "s" // the states of devices, beside the box's
 			}
 			found[name] = list[0]
 			if file == "down" {
@@ -284,8 +301,8 @@ func protocolExamples(t *testing.T) map[string]any {
 	return found
 }
 
-// TestProtocolPageExamples: what docs/protocol.md shows of the claim is what the
-// document says of it.
+// TestProtocolPageExamples: what docs/protocol.md shows of the claim, and of what
+// devices say and are told, is what the document says of it.
 func TestProtocolPageExamples(t *testing.T) {
 	t.Parallel()
 	d := readAsyncAPI(t)
@@ -299,10 +316,20 @@ func TestProtocolPageExamples(t *testing.T) {
 			t.Errorf("%v\n%s", err, block[1])
 			continue
 		}
-		claim := d.message(t, "claimRequest", "claim").Validate(value)
-		answer := d.message(t, "claimResponse", "answer").Validate(value)
-		if (claim == nil) == (answer == nil) {
-			t.Errorf("%s\nas a claim: %v\nas an answer: %v", block[1], claim, answer)
+		fits := 0
+		for _, m := range [][2]string{
+			{"claimRequest", "claim"}, {"claimResponse", "answer"}, {"commands", "command"}, {"commands", "given"}, {"events", "answer"},
+			{"config", "config"}, {"presence", "presence"},
+		} {
+			if d.message(t, m[0], m[1]).Validate(value) == nil {
+				fits++
+			}
+		}
+		if fits == 0 && d.message(t, "telemetry", "telemetry").Validate(value) == nil { // many texts would do
+			fits = 1
+		}
+		if fits != 1 {
+			t.Errorf("%d messages look like this, want 1:\n%s", fits, block[1])
 		}
 	}
 }

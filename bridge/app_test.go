@@ -33,6 +33,7 @@ type application struct {
 	onBatch func(a *application, b *wire.Batch) bool
 	onPage  func(a *application, p *wire.SnapshotPage) bool
 	onWant  func(a *application, w *wire.Want)
+	onState func(a *application, s *wire.States) bool
 	credit  int
 	welcome func(w *wire.Welcome)
 
@@ -47,6 +48,7 @@ type application struct {
 	order    []string                      // what came, by kind, repeats left out
 	batches  []wire.Batch                  // without their events
 	pages    map[string][]edgeclaim.Device // by snapshot id
+	stated   []wire.States
 	problems []string
 	changed  chan struct{} // closed and made anew by every message
 }
@@ -120,7 +122,7 @@ func (a *application) take(topic string, payload []byte) {
 	a.came(kind)
 	switch kind {
 	case "st":
-	case "prov", "evt":
+	case "prov", "evt", "tel":
 		a.takeBatch(payload)
 	default:
 		message, err := wire.DecodeUp(names, payload)
@@ -136,6 +138,8 @@ func (a *application) take(topic string, payload []byte) {
 			if a.onWant != nil {
 				a.onWant(a, m)
 			}
+		case *wire.States:
+			a.takeStates(m)
 		}
 	}
 }
@@ -245,6 +249,16 @@ func (a *application) takePage(p *wire.SnapshotPage) {
 	}
 	a.pages[p.ID] = append(a.pages[p.ID], p.Devices...)
 	a.say(wire.KindAck, &wire.Ack{Head: a.head(wire.TypeAck), Snapshot: &wire.SnapshotAck{ID: p.ID, Upto: p.Page}})
+}
+
+func (a *application) takeStates(s *wire.States) {
+	if a.hello == nil || s.Nonce != a.hello.Nonce {
+		return
+	}
+	a.stated = append(a.stated, *s)
+	if a.onState == nil || !a.onState(a, s) {
+		a.say(wire.KindAck, &wire.Ack{Head: a.head(wire.TypeAck), State: &s.Upto})
+	}
 }
 
 // say sends a message down, signed when there is a key.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -25,36 +26,41 @@ func BenchmarkDrain(b *testing.B) {
 	for _, rtt := range []time.Duration{0, 40 * time.Millisecond} {
 		for _, window := range []int{64, 1024} {
 			name := fmt.Sprintf("rtt=%v/window=%d", rtt, window)
-			b.Run(name+"/peer=bridge", func(b *testing.B) { benchBridge(b, delayed(b, broker.Addr(), rtt), window) })
+			for _, lane := range benchLanes() {
+				b.Run(name+"/lane="+string(lane)+"/peer=bridge", func(b *testing.B) { benchBridge(b, delayed(b, broker.Addr(), rtt), window, lane) })
+			}
 			b.Run(name+"/peer=bare", func(b *testing.B) { benchBare(b, delayed(b, broker.Addr(), rtt), window) })
 		}
 	}
 }
 
-func benchBridge(b *testing.B, address string, window int) {
+// benchLanes are the one that claims wait for and the one that is the most.
+func benchLanes() []edgeclaim.Lane { return []edgeclaim.Lane{edgeclaim.LaneProv, edgeclaim.LaneTel} }
+
+func benchBridge(b *testing.B, address string, window int, lane edgeclaim.Lane) {
 	conf := bridge.Defaults()
 	conf.URL, conf.Window = "mqtt://"+address, window
 	outbox := newMemory()
-	r := start(b, conf, outbox)
+	r := startWith(b, conf, outbox.withTelemetry())
 	r.awaitStatus(b, up)
-	fill(outbox, b.N)
+	fill(outbox, b.N, lane)
 	b.ReportAllocs()
 	b.ResetTimer()
-	outbox.add(edgeclaim.LaneProv, 1)
-	outbox.awaitAcked(b, edgeclaim.LaneProv, uint64(b.N)+1)
+	outbox.add(lane, 1)
+	outbox.awaitAcked(b, lane, uint64(b.N)+1)
 	b.StopTimer()
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "records/s")
 	r.stop()
 }
 
 // fill appends records without the signal that would start the drain.
-func fill(outbox *memory, n int) {
+func fill(outbox *memory, n int, lane edgeclaim.Lane) {
 	outbox.mu.Lock()
 	defer outbox.mu.Unlock()
-	l := outbox.lanes[edgeclaim.LaneProv]
+	l := outbox.lanes[lane]
 	l.last = uint64(n)
 	for i := range n {
-		l.records = append(l.records, newRecord(edgeclaim.LaneProv, uint64(i+1)))
+		l.records = append(l.records, newRecord(lane, uint64(i+1)))
 	}
 }
 
@@ -144,29 +150,29 @@ func hold(dst, src net.Conn, delay time.Duration) {
 func BenchmarkAppDrain(b *testing.B) {
 	for _, rtt := range []time.Duration{0, 40 * time.Millisecond} {
 		for _, window := range []int{1024, 4096} {
-			b.Run(fmt.Sprintf("rtt=%v/window=%d/ack=app", rtt, window), func(b *testing.B) {
-				u := listen(b, "", fastApplication)
-				benchApp(b, delayed(b, u.listener.Addr().String(), rtt), window, bridge.AckApp)
-			})
-			b.Run(fmt.Sprintf("rtt=%v/window=%d/ack=puback", rtt, window), func(b *testing.B) {
-				u := listen(b, "", fastApplication)
-				benchApp(b, delayed(b, u.listener.Addr().String(), rtt), window, bridge.AckPuback)
-			})
+			for _, lane := range benchLanes() {
+				for _, ack := range []string{bridge.AckApp, bridge.AckPuback} {
+					b.Run(fmt.Sprintf("rtt=%v/window=%d/lane=%s/ack=%s", rtt, window, lane, ack), func(b *testing.B) {
+						u := listen(b, "", fastApplication)
+						benchApp(b, delayed(b, u.listener.Addr().String(), rtt), window, ack, lane)
+					})
+				}
+			}
 		}
 	}
 }
 
-func benchApp(b *testing.B, address string, window int, ack string) {
+func benchApp(b *testing.B, address string, window int, ack string, lane edgeclaim.Lane) {
 	conf := bridge.Defaults()
 	conf.URL, conf.Window, conf.Ack, conf.StartSpread = "mqtt://"+address, window, ack, 0
 	outbox := newMemory()
-	r := startWith(b, conf, outbox.parts())
+	r := startWith(b, conf, outbox.withTelemetry())
 	r.awaitStatus(b, func(s edgeclaim.UpstreamStatus) bool { return up(s) && s.App != edgeclaim.LampDown })
-	fill(outbox, b.N)
+	fill(outbox, b.N, lane)
 	b.ReportAllocs()
 	b.ResetTimer()
-	outbox.add(edgeclaim.LaneProv, 1)
-	outbox.awaitAcked(b, edgeclaim.LaneProv, uint64(b.N)+1)
+	outbox.add(lane, 1)
+	outbox.awaitAcked(b, lane, uint64(b.N)+1)
 	b.StopTimer()
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "records/s")
 	r.stop()
@@ -202,7 +208,7 @@ func fastApplication(p *peer) {
 				head = wire.Head{Type: wire.TypeWelcome, Box: box, Epoch: hello.Epoch, Nonce: hello.Nonce, Time: time.Now().UTC()}
 				say(wire.KindControl, &wire.Welcome{
 					Head: head, Version: wire.Version, Upstream: "hub-1", Credit: bridge.MaxWindow,
-					Resume: map[edgeclaim.Lane]wire.Resume{edgeclaim.LaneProv: {}, edgeclaim.LaneEvt: {}},
+					Resume: map[edgeclaim.Lane]wire.Resume{edgeclaim.LaneProv: {}, edgeclaim.LaneEvt: {}, edgeclaim.LaneTel: {}},
 				})
 			case bytes.Contains(packet.Payload[:min(400, len(packet.Payload))], []byte(`"type":"batch"`)):
 				_, rest, _ := bytes.Cut(packet.Payload, []byte(`"last":"`))
@@ -211,7 +217,8 @@ func fastApplication(p *peer) {
 					return
 				}
 				head.Type = wire.TypeAck
-				say(wire.KindAck, &wire.Ack{Head: head, Upto: map[edgeclaim.Lane]uint64{edgeclaim.LaneProv: upto}})
+				lane := edgeclaim.Lane(strings.TrimPrefix(packet.TopicName, root+"/up/"))
+				say(wire.KindAck, &wire.Ack{Head: head, Upto: map[edgeclaim.Lane]uint64{lane: upto}})
 			}
 		case *packets.PingreqPacket:
 			_ = packets.NewControlPacket(packets.Pingresp).Write(p)

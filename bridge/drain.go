@@ -191,6 +191,9 @@ func (d *drain) tell(ctx context.Context, p *parcel, first []source) error {
 				return err
 			}
 		}
+		if telemetry && !p.live && d.behind.caughtUp {
+			return nil // meanwhile it was lost, and a gap told of it
+		}
 		if d.room.take(on.weight, telemetry) {
 			break
 		}

@@ -146,7 +146,7 @@ func (p *preparing) add(ctx context.Context, l *lane, records []edgeclaim.Record
 func (p *preparing) lost(r *edgeclaim.Record) ([]byte, error) {
 	return wire.EncodeEvent(p.names, p.epoch, &edgeclaim.Record{
 		Lane: r.Lane, Sequence: r.Sequence, Type: edgeclaim.TypeGap, Device: r.Device, Stamp: r.Stamp,
-		Data: fmt.Appendf(nil, `{"lane":%q,"from":%d,"to":%d,"count":1,"reason":"refused","epoch":%q}`,
+		Data: fmt.Appendf(nil, `{"lane":%q,"from":%d,"to":%d,"count":1,"reason":"too_large","epoch":%q}`,
 			r.Lane, r.Sequence, r.Sequence, p.epoch),
 	})
 }

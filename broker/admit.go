@@ -66,7 +66,7 @@ func (b *Broker) admitAs(c *conn, cl *mqtt.Client, pk *packets.Packet) (code pac
 	claims := name == "" || name == claimantName
 	login := edgeclaim.Login{Via: edgeclaim.ViaMQTT, Source: c.source(), Chain: c.chain()}
 	if len(login.Chain) > 0 {
-		by, code := b.who(b.devices.Identify, login)
+		by, code := b.who(b.parts.Devices.Identify, login)
 		switch {
 		case code == packets.CodeSuccess:
 			if id, err := edgeclaim.ParseDeviceID(name); !claims && (err != nil || id != by.Device) {
@@ -89,7 +89,7 @@ func (b *Broker) admitAs(c *conn, cl *mqtt.Client, pk *packets.Packet) (code pac
 		return code, refused || code == packets.ErrBadUsernameOrPassword
 	}
 	login.Key = edgeclaim.NewSecret(string(pk.Connect.Password))
-	if _, code = b.who(b.devices.Identify, login); code == packets.CodeSuccess {
+	if _, code = b.who(b.parts.Devices.Identify, login); code == packets.CodeSuccess {
 		code = b.admitDevice(c, cl, pk, login)
 	}
 	return code, refused || code == packets.ErrBadUsernameOrPassword
@@ -154,7 +154,7 @@ func (b *Broker) admitDevice(c *conn, cl *mqtt.Client, pk *packets.Packet, login
 	// for again behind it, once it is registered: see Disconnect.
 	c.device, c.unlock = id, b.ids.lock(id)
 	b.ids.enter(id, cl)
-	by, code := b.who(b.devices.Admit, login)
+	by, code := b.who(b.parts.Devices.Admit, login)
 	if code != packets.CodeSuccess {
 		return code
 	}

@@ -27,13 +27,11 @@ const closeTimeout = 5 * time.Second
 
 // Broker is the MQTT face. Make it with New.
 type Broker struct {
-	cfg     Config
-	claims  Claims
-	devices Devices
-	parts   Parts
-	log     *slog.Logger
-	server  *mqtt.Server
-	doors   []*door // the plain one, then the one with TLS, of those there are
+	cfg    Config
+	parts  Parts
+	log    *slog.Logger
+	server *mqtt.Server
+	doors  []*door // the plain one, then the one with TLS, of those there are
 
 	connecting *pool
 	claimants  *pool
@@ -73,9 +71,12 @@ func New(cfg Config, parts Parts, logger *slog.Logger) (*Broker, error) {
 	if cfg.TLSAddress != "" && cfg.TLS == nil {
 		return nil, errors.New("broker: tls_address: no certificate to serve")
 	}
+	if parts.Commands != nil && parts.Encode == nil {
+		return nil, errors.New("broker: commands without an encoding")
+	}
 	places := &sync.Mutex{}
 	b := &Broker{
-		cfg: cfg, claims: parts.Claims, devices: parts.Devices, parts: parts, log: logger,
+		cfg: cfg, parts: parts, log: logger,
 		connecting: newPool(places, cfg.MaxConnecting),
 		claimants:  newPool(places, cfg.MaxClaimants),
 		consumers:  newConsumers(cfg.MaxConsumers),

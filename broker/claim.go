@@ -127,7 +127,7 @@ func (b *Broker) claim(c *conn, cl *mqtt.Client, pk *packets.Packet) {
 	decisions := b.waiting.begin(c)
 	q := ask(cl, pk, claimDesk())
 	in := b.askOf(c, pk, &q, received)
-	ans := b.decide(&q, func(ctx context.Context) edgeclaim.Answer { return b.claims.Answer(ctx, in) })
+	ans := b.decide(&q, func(ctx context.Context) edgeclaim.Answer { return b.parts.Claims.Answer(ctx, in) })
 	b.answer(c, cl, &q, ans)
 	c.pace.spend(time.Now(), -1) // its pace is the rule's
 	b.judge(c, cl, ans.Code)
@@ -153,7 +153,7 @@ func (b *Broker) askOf(c *conn, pk *packets.Packet, q *question, received time.T
 // decide asks the rule, unless this face finds a fault.
 func (b *Broker) decide(q *question, rule func(context.Context) edgeclaim.Answer) edgeclaim.Answer {
 	if q.fault != nil {
-		return b.claims.Fault(q.format, q.fault)
+		return b.parts.Claims.Fault(q.format, q.fault)
 	}
 	ctx, cancel := context.WithTimeout(b.ctx, b.cfg.ClaimTimeout)
 	defer cancel()

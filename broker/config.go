@@ -57,10 +57,12 @@ type Config struct {
 	// to the broker, 1 to 65,535.
 	ReceiveMaximum int
 	// MaxInflight is how many QoS 1 messages may wait for one device's
-	// acknowledgement, 1 to 16,384; more are dropped.
+	// acknowledgement, 1 to 16,384; more wait until it has given some. A device
+	// that says less in MQTT 5 (Receive Maximum) gets less.
 	MaxInflight int
-	// MaxPendingWrites is how many messages may wait to be written to one
-	// connection, 1 to 8,192; more are dropped. Eight bytes each, always.
+	// MaxPendingWrites is the length of mochi's queue of each connection, 1 to
+	// 8,192; eight bytes each, always. Nothing goes through it any more: what a
+	// device is told waits where it is durable.
 	MaxPendingWrites int
 
 	// MaxSessions bounds the sessions kept for devices that are away, 1 to

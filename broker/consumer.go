@@ -26,6 +26,9 @@ const (
 	// consumerReady is how many messages may wait for a member of a group before
 	// the others have the next.
 	consumerReady = 64
+	// consumerMute is for how long a member may acknowledge nothing, with all on
+	// its way that may be, before the others have the next.
+	consumerMute = time.Second
 	// consumerLines is how often a minute it is said that one is too slow.
 	consumerLines = 1
 	// parcelCost is what a waiting message costs besides its bytes.
@@ -58,7 +61,9 @@ type consumer struct {
 	inflight map[uint16]parcel
 	bytes    int // of queue and inflight
 	lastID   uint16
+	heard    time.Time // when the last PUBACK came
 	gone     bool
+	held     bool   // nothing is written for now
 	dropped  uint64 // since it was said
 }
 
@@ -130,7 +135,7 @@ func (k *consumer) push(p *parcel, how manner) (taken bool, dropped uint64) {
 	if !p.fits(k.limit) { // it may not be sent, and is treated as if it were (section 3.1.2.11.4)
 		return true, 1
 	}
-	if how == whenReady && (len(k.queue) >= consumerReady || len(k.inflight) >= k.window) {
+	if how == whenReady && !k.readyLocked() {
 		return false, 0
 	}
 	for len(k.queue) >= consumerMessages || k.bytes+p.cost() > consumerBytes {
@@ -147,6 +152,12 @@ func (k *consumer) push(p *parcel, how manner) (taken bool, dropped uint64) {
 	k.bytes += p.cost()
 	k.wake()
 	return true, dropped
+}
+
+// readyLocked reports whether a message would be written soon. One that has as
+// much on its way as may be is ready while it acknowledges.
+func (k *consumer) readyLocked() bool {
+	return len(k.queue) < consumerReady && (len(k.inflight) < k.window || time.Since(k.heard) < consumerMute)
 }
 
 // shiftLocked takes the oldest out of the queue.
@@ -180,9 +191,20 @@ func (k *consumer) sayDropped(dropped uint64) {
 		slog.String("user", k.user.Name), slog.Any("source", k.c.source()), slog.Uint64("dropped", dropped))
 }
 
+// hold has nothing written until start: a SUBACK is on its way.
+func (k *consumer) hold() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.held = true
+}
+
 // start has the queue written from now on, by a goroutine that ends with the
 // connection and is awaited by leave.
 func (k *consumer) start() {
+	k.mu.Lock()
+	k.held = false
+	k.mu.Unlock()
+	k.wake()
 	if k.ended != nil {
 		return
 	}
@@ -212,7 +234,7 @@ func (k *consumer) write() {
 func (k *consumer) take(out []byte) []byte {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for len(k.queue) > 0 && len(out) < consumerBatch && !k.gone {
+	for len(k.queue) > 0 && len(out) < consumerBatch && !k.gone && !k.held {
 		m := mqttwire.Message{Topic: k.queue[0].topic, Payload: k.queue[0].payload, QoS: k.queue[0].qos}
 		if m.QoS > 0 {
 			if len(k.inflight) >= k.window {
@@ -254,6 +276,7 @@ func (k *consumer) acknowledged(id uint16) bool {
 	if ok {
 		delete(k.inflight, id)
 		k.bytes -= p.cost()
+		k.heard = time.Now()
 		k.wake()
 	}
 	return ok

@@ -158,15 +158,11 @@ func (b *Broker) serve(id edgeclaim.DeviceID) {
 		b.couriers.done(id, failed)
 	}()
 	cl, ok := b.server.Clients.Get(id.String())
-	if !ok || cl.Closed() {
+	if !ok || cl.Closed() || !connOf(cl).greeted.Load() || b.isStopped() { // OnSessionEstablished greets, and wakes
 		failed = false
 		return
 	}
 	c := connOf(cl)
-	if !c.greeted.Load() { // then OnSessionEstablished wakes
-		failed = false
-		return
-	}
 	ctx, cancel := context.WithTimeout(b.ctx, courierTimeout)
 	defer cancel()
 	err := b.sendConfig(ctx, c, cl)
@@ -208,14 +204,12 @@ func (b *Broker) sendCommands(ctx context.Context, c *conn, cl *mqtt.Client) err
 		}
 		for i := range due {
 			now := b.now()
-			if !now.Before(due[i].ExpiresAt) { // while it became durable
+			body := b.parts.Encode(due[i], now)
+			if body == nil || !now.Before(due[i].ExpiresAt) { // while it became durable
 				continue
 			}
-			left := due[i].ExpiresAt.Sub(now)
-			err := b.send(c, cl, &sub, notice{
-				topic: name, body: b.parts.Encode(due[i], now), command: due[i].ID, expires: left,
-			})
-			if err != nil {
+			n := notice{topic: name, body: body, command: due[i].ID, expires: due[i].ExpiresAt.Sub(now)}
+			if err := b.send(c, cl, &sub, n); err != nil {
 				return err
 			}
 		}
@@ -287,6 +281,15 @@ func (b *Broker) send(c *conn, cl *mqtt.Client, sub *packets.Subscription, n not
 		return nil
 	}
 	return err
+}
+
+func (b *Broker) isStopped() bool {
+	select {
+	case <-b.stopped:
+		return true
+	default:
+		return false
+	}
 }
 
 func (b *Broker) now() time.Time {

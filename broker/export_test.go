@@ -114,3 +114,9 @@ func (b *Broker) Errands() int {
 	defer b.couriers.mu.Unlock()
 	return len(b.couriers.errands) + len(b.couriers.failed)
 }
+
+// Subscribed reports whether a device is subscribed to anything.
+func (b *Broker) Subscribed(id edgeclaim.DeviceID) bool {
+	cl, ok := b.server.Clients.Get(id.String())
+	return ok && cl.State.Subscriptions.Len() > 0
+}

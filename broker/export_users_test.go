@@ -13,6 +13,22 @@ func (b *Broker) Deliver(name string, payload []byte, qos byte) { b.deliver(name
 // Filters is how many filters users have subscribed to, all told.
 func (b *Broker) Filters() int { return int(b.consumers.filters.Load()) }
 
+// Subscriptions is how many users have, members of groups among them.
+func (b *Broker) Subscriptions() (n int) {
+	s := b.consumers
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for _, table := range []map[string]*route{s.exact, s.wild} {
+		for _, r := range table {
+			n += len(r.direct)
+			for _, g := range r.groups {
+				n += len(g.members)
+			}
+		}
+	}
+	return n
+}
+
 // What may wait for one consumer.
 const (
 	ConsumerMessages = consumerMessages

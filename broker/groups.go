@@ -105,12 +105,12 @@ func (s *consumers) tableOf(filter string) map[string]*route {
 	return s.exact
 }
 
-// subscribed has a consumer told what it was granted, and the goroutine there
-// that writes it.
+// subscribed has a consumer told what it was granted, behind the SUBACK; see
+// start.
 func (s *consumers) subscribed(k *consumer, pk *packets.Packet, codes []byte) {
+	k.hold()
 	for i, sub := range pk.Filters {
 		if codes[i] < packets.ErrUnspecifiedError.Code {
-			k.start()
 			s.subscribe(k, sub.Filter, codes[i])
 		}
 	}

@@ -29,7 +29,7 @@ func (*hook) Provides(point byte) bool {
 	switch point {
 	case mqtt.OnConnect, mqtt.OnConnectAuthenticate, mqtt.OnSessionEstablish, mqtt.OnSessionEstablished,
 		mqtt.OnACLCheck, mqtt.OnPacketRead, mqtt.OnPacketEncode, mqtt.OnPacketSent, mqtt.OnPublish, mqtt.OnSubscribed, mqtt.OnUnsubscribed,
-		mqtt.OnWillSent, mqtt.OnDisconnect:
+		mqtt.OnWill, mqtt.OnWillSent, mqtt.OnDisconnect:
 		return true
 	}
 	return false
@@ -146,15 +146,30 @@ func (h *hook) OnPacketSent(cl *mqtt.Client, pk packets.Packet, _ []byte) {
 		return
 	}
 	defer h.rescue(cl, "on packet sent")
-	if c := connOf(cl); c != nil && c.subscribed {
+	c := connOf(cl)
+	if c != nil && c.role == roleUser {
+		c.consumer.start()
+	}
+	if c != nil && c.subscribed {
 		c.subscribed = false
 		h.b.couriers.wake(c.device)
 	}
 }
 
-// OnWillSent implements mqtt.Hook: mochi has published a will, to nobody.
+// aside is where mochi publishes wills: nobody subscribes there. It would route
+// them, as it routes nothing else, to users who hear them from deliver.
+const aside = "$aside/"
+
+// OnWill implements mqtt.Hook.
+func (*hook) OnWill(_ *mqtt.Client, will mqtt.Will) (mqtt.Will, error) {
+	will.TopicName = aside + will.TopicName
+	return will, nil
+}
+
+// OnWillSent implements mqtt.Hook: a will is due.
 func (h *hook) OnWillSent(cl *mqtt.Client, pk packets.Packet) {
 	defer h.rescue(cl, "on will sent")
+	pk.TopicName = strings.TrimPrefix(pk.TopicName, aside)
 	if c := connOf(cl); c != nil && c.role == roleDevice {
 		h.b.lastWord(c, cl, &pk)
 	}
@@ -232,7 +247,10 @@ func (h *hook) OnPacketRead(cl *mqtt.Client, pk packets.Packet) (out packets.Pac
 		}
 		return pk, nil
 	}
-	if !c.reports(&pk) && h.b.pay(c, cl) != nil { // acknowledgements keep the order
+	if c.reports(&pk) {
+		return pk, nil
+	}
+	if h.b.pay(c, cl) != nil { // acknowledgements keep the order
 		return pk, err
 	}
 	switch pk.FixedHeader.Type {
@@ -262,8 +280,8 @@ func (h *hook) OnPacketRead(cl *mqtt.Client, pk packets.Packet) (out packets.Pac
 	return pk, nil
 }
 
-// reports reports whether a packet is telemetry or an event that may be noted
-// behind those that are owed an acknowledgement.
+// reports reports whether a packet is telemetry or an event of a device's, which
+// is noted behind those that are owed an acknowledgement.
 func (c *conn) reports(pk *packets.Packet) bool {
 	return c.role == roleDevice && pk.FixedHeader.Type == packets.Publish && c.topics.mayWill(pk.TopicName) &&
 		refusePublish(pk) == packets.CodeSuccess

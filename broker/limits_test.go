@@ -424,6 +424,7 @@ func TestConfig(t *testing.T) {
 		"max_pending_writes":  func(c *broker.Config) { c.MaxPendingWrites = 0 },
 		"max_sessions":        func(c *broker.Config) { c.MaxSessions = 0 },
 		"session_expiry":      func(c *broker.Config) { c.SessionExpiry = 0 },
+		"report_timeout":      func(c *broker.Config) { c.ReportTimeout = time.Millisecond },
 		"claim_timeout":       func(c *broker.Config) { c.ClaimTimeout = edgeclaim.RefusalDelay },
 		"drain_timeout":       func(c *broker.Config) { c.DrainTimeout = -1 },
 	} {

@@ -133,6 +133,55 @@ func TestMosquittoWithCertificate(t *testing.T) {
 	}
 }
 
+// A device as Mosquitto's clients are one: every line is acknowledged and heard,
+// what is due comes to who subscribes, and a killed one's will is its last word.
+func TestMosquittoReports(t *testing.T) {
+	sub, pub := tool(t, "mosquitto_sub"), tool(t, "mosquitto_pub")
+	id := deviceID(t, 1)
+	for _, version := range []string{"mqttv311", "mqttv5"} {
+		b, n := deskOf(t, func(edgeclaim.Report) (edgeclaim.Receipt, error) {
+			commit := edgeclaim.NewCommit()
+			time.AfterFunc(time.Millisecond, func() { commit.End(nil) })
+			return edgeclaim.Receipt{Accepted: 1, Commit: commit}, nil
+		}, nil)
+		host, port, err := net.SplitHostPort(b.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		login := []string{"-h", host, "-p", port, "-V", version, "-q", "1", "-u", id.String(), "-P", passwordOf(id)}
+		var lines strings.Builder
+		const many = 200
+		for i := range many {
+			fmt.Fprintf(&lines, `{"n":%d}`+"\n", i)
+		}
+		cmd := exec.Command(pub, append(login, "-t", telemetryOf(id), "-l")...)
+		cmd.Stdin = strings.NewReader(lines.String())
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%s: pub: %v: %s", version, err, out)
+		}
+		var said strings.Builder
+		for _, got := range n.notes() {
+			said.WriteString(got.body + "\n")
+		}
+		if said.String() != lines.String() {
+			t.Errorf("%s: heard %d of %d lines, or in another order", version, len(n.notes()), many)
+		}
+		eventually(t, "it has left", func() bool { return n.left() == 1 })
+		listener := exec.Command(sub, append(login, "-t", commandsOf(id), "--will-topic", eventsOf(id), "--will-payload", "dead")...)
+		if err := listener.Start(); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "it listens", func() bool { return b.Subscribed(id) })
+		_ = listener.Process.Kill()
+		_ = listener.Wait()
+		all := n.awaitNotes(t, many+1)
+		if last := all[many]; !last.event || last.body != "dead" {
+			t.Errorf("%s: the last word is %+v", version, last)
+		}
+		eventually(t, "it has left", func() bool { return n.left() == 2 })
+	}
+}
+
 // A claim over TLS without a certificate, as a factory's script makes one.
 func TestMosquittoClaimOverTLS(t *testing.T) {
 	rr := tool(t, "mosquitto_rr")

@@ -37,11 +37,12 @@ type Devices interface {
 }
 
 // Reports is where what devices say goes. It is called from many goroutines at
-// once, each device's reports in the order in which they came.
+// once, with each connection's reports in the order in which they came.
 type Reports interface {
 	// Telemetry takes what a device measured, and Event what happened there.
-	// Neither waits for the disk: what was accepted is durable when the
-	// Receipt's Commit has ended well. Their errors are an
+	// What was accepted is durable when the Receipt's Commit has ended well.
+	// Telemetry never waits for the disk; Event does for the answer to a
+	// command, within ctx. The body may be kept. Their errors are an
 	// edgeclaim.InvalidError and edgeclaim.ErrThrottled for what is refused for
 	// good, and edgeclaim.ErrUnavailable for what the device is to send again.
 	Telemetry(ctx context.Context, r edgeclaim.Report) (edgeclaim.Receipt, error)
@@ -96,8 +97,8 @@ type Parts struct {
 	Commands Commands
 	Configs  Configs
 	Orders   Orders
-	// Encode makes the message of a command, as of a time before it expires. It
-	// is there when Commands is.
+	// Encode makes the message of a command, as of a time before it expires; nil:
+	// it is not to be sent any more. It is there when Commands is.
 	Encode func(c edgeclaim.Command, now time.Time) []byte
 	// Now is the time by which commands expire (P10); nil for the wall clock's.
 	Now func() time.Time

@@ -32,7 +32,7 @@ func (b *Broker) renew(c *conn, cl *mqtt.Client, pk *packets.Packet) {
 	}()
 	q := ask(cl, pk, renewDesk(&c.topics))
 	in := edgeclaim.RotateAsk{Ask: b.askOf(c, pk, &q, received), By: c.admission}
-	ans := b.decide(&q, func(ctx context.Context) edgeclaim.Answer { return b.devices.Renew(ctx, in) })
+	ans := b.decide(&q, func(ctx context.Context) edgeclaim.Answer { return b.parts.Devices.Renew(ctx, in) })
 	b.answer(c, cl, &q, ans)
 	if undecided(ans.Code) {
 		b.hangUp(cl, packets.ErrServerBusy)

@@ -15,10 +15,6 @@ import (
 	"edgeclaim/internal/mqttwire"
 )
 
-// maxOwed is how many messages of one connection may wait for their commit
-// together; they are acknowledged before more are read.
-const maxOwed = 128
-
 // owed is a message of QoS 1 that came and is not acknowledged yet.
 type owed struct {
 	id     uint16
@@ -31,8 +27,9 @@ type owed struct {
 
 // ledger is what a device said and is not acknowledged yet. A connection pays
 // before it reads from its socket again: what came in one go shares one wait
-// and one write, and who is not read from has TCP's own back-pressure. It
-// belongs to the reading goroutine.
+// and one write, and who is not read from has TCP's own back-pressure. So it
+// never holds more messages than fit into netBuffer. It belongs to the reading
+// goroutine.
 type ledger struct {
 	owed []owed
 	out  []byte // the acknowledgements, kept for the next
@@ -70,9 +67,7 @@ func (b *Broker) report(c *conn, cl *mqtt.Client, pk *packets.Packet) {
 		}
 		return
 	}
-	if c.owed = append(c.owed, o); len(c.owed) >= maxOwed {
-		_ = b.pay(c, cl) // it has ended the connection where it failed
-	}
+	c.owed = append(c.owed, o)
 }
 
 // take puts what came on that topic to Reports. The body is the packet's own:
@@ -186,6 +181,9 @@ func (b *Broker) giveUp(c *conn, cl *mqtt.Client, err error) {
 // it was delayed. Nobody is there to be acknowledged: what cannot be committed is
 // lost, and counted by Reports.
 func (b *Broker) lastWord(c *conn, cl *mqtt.Client, pk *packets.Packet) {
+	if c.discard.Load() { // its credential is void, and so is what it says
+		return
+	}
 	qos := pk.FixedHeader.Qos
 	commit, err := b.take(c, pk.TopicName, pk.Payload, qos == 0)
 	if err == nil && commit != nil {

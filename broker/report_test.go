@@ -1,7 +1,6 @@
 package broker_test
 
 import (
-	"encoding/binary"
 	"fmt"
 	"net"
 	"strings"
@@ -15,7 +14,7 @@ import (
 	"edgeclaim/internal/mqttwire"
 )
 
-// desk is a broker whose devices are heard.
+// deskOf is a broker whose devices are heard, and what it hears.
 func deskOf(t *testing.T, answer func(edgeclaim.Report) (edgeclaim.Receipt, error), change func(*broker.Config)) (*broker.Broker, *notebook) {
 	t.Helper()
 	n := &notebook{answer: answer}
@@ -340,140 +339,37 @@ func TestStopWaitsForReports(t *testing.T) {
 	}
 }
 
-// willLogin is a device's with a will, delayed by so many seconds in MQTT 5.
-func willLogin(v mqttwire.Version, id edgeclaim.DeviceID, name string, delay uint32) []byte {
-	login := deviceLogin(id)
-	login.Will = &mqttwire.Message{Topic: name, Payload: []byte(`{"n":"will"}`), QoS: 1}
-	packet := mqttwire.AppendConnect(nil, v, &login)
-	if delay == 0 {
-		return packet
-	}
-	// The will's properties follow the client id (MQTT 5.0, section 3.1.3.2).
-	at := strings.Index(string(packet), login.ClientID) + len(login.ClientID)
-	return withProperty(packet, at, binary.BigEndian.AppendUint32([]byte{5, 0x18}, delay))
-}
-
-// withProperty puts properties, with their length, where a packet says that it
-// has none.
-func withProperty(packet []byte, at int, properties []byte) []byte {
-	_, n := binary.Uvarint(packet[1:])
-	out := binary.AppendUvarint([]byte{packet[0]}, uint64(len(packet)-2-n+len(properties)))
-	out = append(out, packet[1+n:at]...)
-	return append(append(out, properties...), packet[at+1:]...)
-}
-
-func loginWith(t *testing.T, b *broker.Broker, v mqttwire.Version, connect []byte) *mqttwire.Client {
-	t.Helper()
-	nc, err := net.Dial("tcp", b.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := mqttwire.New(nc, v)
-	t.Cleanup(func() { c.Close() })
-	if err := c.SetDeadline(time.Now().Add(2 * patience)); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.Send(connect); err != nil {
-		t.Fatal(err)
-	}
-	if ack := next(t, c, mqttwire.Connack); ack.Code() != 0 {
-		t.Fatalf("CONNACK %#x", ack.Code())
-	}
-	return c
-}
-
-// A will is what the device says last; it, and a DISCONNECT, say that the device
-// has left. A lost connection without one, and a takeover, do not.
-func TestLeaving(t *testing.T) {
-	versions(t, func(t *testing.T, v mqttwire.Version) {
-		for _, tt := range []struct {
-			name  string
-			will  bool
-			delay uint32 // without a session, there is nothing to wait for
-			leave func(*mqttwire.Client) error
-			says  bool
-			gone  int
-		}{
-			{"lost", false, 0, func(c *mqttwire.Client) error { return c.Close() }, false, 0},
-			{"lost, with a will", true, 0, func(c *mqttwire.Client) error { return c.Close() }, true, 1},
-			{"lost, with a delayed will", true, 3600, func(c *mqttwire.Client) error { return c.Close() }, true, 1},
-			{"disconnected", false, 0, (*mqttwire.Client).Disconnect, false, 1},
-			{"disconnected, with a will", true, 0, (*mqttwire.Client).Disconnect, false, 1},
-			{"disconnected, asking for the will", true, 0, func(c *mqttwire.Client) error {
-				if c.Version() < mqttwire.V5 {
-					return c.Close()
-				}
-				return c.Send([]byte{0xe0, 2, 4, 0})
-			}, true, 1},
-		} {
-			if tt.delay > 0 && v < mqttwire.V5 {
-				continue
-			}
-			id := deviceID(t, 1)
-			b, n := deskOf(t, nil, nil)
-			connect := mqttwire.AppendConnect(nil, v, new(deviceLogin(id)))
-			if tt.will {
-				connect = willLogin(v, id, eventsOf(id), tt.delay)
-			}
-			c := loginWith(t, b, v, connect)
-			if err := tt.leave(c); err != nil {
-				t.Fatal(err)
-			}
-			eventually(t, "the connection has ended", func() bool { return b.Open() == 0 })
-			got := n.notes()
-			if said := len(got) == 1 && got[0].event && got[0].body == `{"n":"will"}` && got[0].device == id; said != tt.says || len(got) > 1 {
-				t.Errorf("%s: said %+v", tt.name, got)
-			}
-			if n.left() != tt.gone {
-				t.Errorf("%s: left %d times, want %d", tt.name, n.left(), tt.gone)
-			}
+// Named users hear what a device said when it is durable, and nothing of what was
+// refused.
+func TestUsersHearWhatIsDurable(t *testing.T) {
+	id := deviceID(t, 1)
+	commit := edgeclaim.NewCommit()
+	n := &notebook{answer: func(r edgeclaim.Report) (edgeclaim.Receipt, error) {
+		switch string(r.Body) {
+		case "slow":
+			return edgeclaim.Receipt{Accepted: 1, Commit: commit}, nil
+		case "bad":
+			return edgeclaim.Receipt{Rejected: 1}, edgeclaim.Invalid("body", "want JSON")
+		default:
+			return edgeclaim.Receipt{Accepted: 1}, nil
 		}
-	})
-}
-
-// A device that takes over its own old connection has not left, whatever its old
-// will says.
-func TestTakeoverIsNotLeaving(t *testing.T) {
-	versions(t, func(t *testing.T, v mqttwire.Version) {
-		id := deviceID(t, 1)
-		b, n := deskOf(t, nil, nil)
-		old := loginWith(t, b, v, willLogin(v, id, telemetryOf(id), 0))
-		c := device(t, b, v, id)
-		gone(t, old)
-		eventually(t, "one is left", func() bool { return b.Open() == 1 })
-		quiet(t, c)
-		if n.left() != 0 {
-			t.Error("it has left")
-		}
-	})
-}
-
-// A delayed will comes when its time has, and not when the device is back by then.
-func TestDelayedWill(t *testing.T) {
-	if testing.Short() {
-		t.Skip("waits for seconds")
+	}}
+	b := startLine(t, nil, func(_ *line, p *broker.Parts) { p.Reports = n })
+	user := b.user(t, mqttwire.V5, "reader", "devices/+/telemetry", "devices/+/events")
+	c := loginWith(t, b.Broker, mqttwire.V5, willLogin(mqttwire.V5, id, eventsOf(id), 0))
+	for i, body := range []string{"bad", "slow", "quick"} {
+		publish(t, c, mqttwire.Message{Topic: telemetryOf(id), QoS: 1, ID: uint16(i + 1), Payload: []byte(body)})
 	}
-	id, back := deviceID(t, 1), deviceID(t, 2)
-	b, n := deskOf(t, nil, nil)
-	for _, i := range []edgeclaim.DeviceID{id, back} {
-		packet := willLogin(mqttwire.V5, i, eventsOf(i), 1)
-		at := strings.Index(string(packet), "MQTT") + len("MQTT") + 4 // behind version, flags, keep-alive
-		session := []byte{5, 0x11, 0, 0, 0, 60}
-		loginWith(t, b, mqttwire.V5, withProperty(packet, at, session)).Close()
+	n.awaitNotes(t, 2)
+	silent(t, user)
+	commit.End(nil)
+	hears(t, user, telemetryOf(id), "slow")
+	hears(t, user, telemetryOf(id), "quick")
+	publish(t, c, mqttwire.Message{Topic: eventsOf(id), Payload: []byte("at once")})
+	if p := hears(t, user, eventsOf(id), "at once"); p.QoS != 0 {
+		t.Errorf("at QoS %d", p.QoS)
 	}
-	eventually(t, "both are away", func() bool { return b.Open() == 0 })
-	c, _ := dial(t, b, mqttwire.V5, sessionLogin(mqttwire.V5, back))
-	if n.left() != 0 {
-		t.Error("the will did not wait")
-	}
-	for _, got := range n.awaitNotes(t, 1) {
-		if got.device != id || got.body != `{"n":"will"}` {
-			t.Errorf("heard %+v", got)
-		}
-	}
-	eventually(t, "it has left", func() bool { return n.left() == 1 })
-	quiet(t, c)
-	if got := n.notes(); len(got) != 1 {
-		t.Errorf("heard %+v", got)
-	}
+	c.Close()
+	hears(t, user, eventsOf(id), `{"n":"will"}`)
+	quiet(t, user)
 }

@@ -203,7 +203,7 @@ func (b *Broker) askAgain(x *waiter) {
 	defer cancel()
 	ask := x.ask
 	ask.ReceivedAt = time.Now()
-	ans := b.claims.Answer(ctx, ask)
+	ans := b.parts.Claims.Answer(ctx, ask)
 	if !ans.Waiting.IsZero() {
 		b.waiting.park(x, ans.Waiting, decisions)
 		return

@@ -18,6 +18,10 @@ import (
 const (
 	// maxBy is the longest name of who gave a command that is kept, in bytes.
 	maxBy = 128
+	// tellAgainAfter is how long a status is taken for told, though upstream asks.
+	tellAgainAfter = 10 * time.Minute
+	// maxRetold is how many commands are remembered whose status was told again.
+	maxRetold = 4096
 	// settleWithin is how long an answer waits for what goes with a command that
 	// is stored already: the audit log's disk, and a revocation that came meanwhile.
 	settleWithin = 5 * time.Second
@@ -25,7 +29,8 @@ const (
 
 // Order keeps a command that upstream gives; nil means that it, and the record
 // of its status, are durable. An order of an id that the device has already
-// changes nothing (P8). One that the box cannot take is told upstream as failed,
+// changes nothing (P8); where it has been there for long, its status is told
+// once more. One that the box cannot take is told upstream as failed,
 // or expired, with the reason, and nil too; of one that expires later than
 // Config.MaxExpiry from now it is brought forward, which the record says.
 // ErrUnavailable: later.
@@ -33,9 +38,9 @@ func (s *Service) Order(ctx context.Context, o edgeclaim.Order) error {
 	if limit := s.clock.Now().Add(s.cfg.MaxExpiry); o.ExpiresAt.After(limit) {
 		o.ExpiresAt = limit
 	}
-	_, fresh, err := s.take(ctx, o)
+	c, fresh, err := s.take(ctx, o)
 	if err == nil && !fresh {
-		return nil
+		return s.tellAgain(ctx, &c)
 	}
 	status, reason, known := fate(err)
 	if err == nil || !known {
@@ -43,6 +48,34 @@ func (s *Service) Order(ctx context.Context, o edgeclaim.Order) error {
 	}
 	s.logger.Warn("command from upstream is not taken", "device_id", o.Device, "command_id", o.ID, "reason", reason, "err", err)
 	return s.refuse(ctx, o, status, reason)
+}
+
+// tellAgain tells upstream the status of a command that it still asks about,
+// long after it was told: the record may be one of those that a full lane has
+// dropped. Once in a while is enough.
+func (s *Service) tellAgain(ctx context.Context, c *edgeclaim.Command) error {
+	m := s.moment()
+	if m.now.Sub(c.ChangedAt) < tellAgainAfter {
+		return nil
+	}
+	s.mu.Lock()
+	last, known := s.retold[c.Number]
+	due := !known || m.up-last >= tellAgainAfter
+	if due && !known && len(s.retold) >= maxRetold {
+		clear(s.retold) // some are told once more than need be
+	}
+	if due {
+		s.retold[c.Number] = m.up
+	}
+	s.mu.Unlock()
+	if !due {
+		return nil
+	}
+	r, err := told(c, s.clock.Stamp())
+	if err != nil {
+		return err
+	}
+	return s.store.Append(ctx, *r)
 }
 
 // refuse tells upstream what became of an order that the box does not keep.

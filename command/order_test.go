@@ -130,9 +130,19 @@ func TestOrderAgain(t *testing.T) {
 		equal(t, "sent", r.send(), "a")
 		r.noErr(r.answer("a", "successful"))
 		r.restart()
-		r.pass(time.Hour)
+		r.pass(time.Minute)
 		r.noErr(r.Order(t.Context(), o)) // though it would have expired
 		wantTold(r, "a", "queued", "sent", "successful")
+		// Upstream has not heard: the record may be lost.
+		r.pass(9*time.Minute + time.Second)
+		for range 3 {
+			r.noErr(r.Order(t.Context(), o))
+			r.noErr(r.Cancel(t.Context(), o.Device, o.ID, "hub"))
+		}
+		wantTold(r, "a", "queued", "sent", "successful", "successful")
+		r.pass(11 * time.Minute)
+		r.noErr(r.Order(t.Context(), o))
+		wantTold(r, "a", "queued", "sent", "successful", "successful", "successful")
 		r.waiting(0)
 	})
 }
@@ -180,11 +190,11 @@ func TestLimits(t *testing.T) {
 // TestOrderUnavailable: what cannot be stored leaves nothing behind.
 func TestOrderUnavailable(t *testing.T) {
 	inBubble(t, func(c *command.Config) { c.MaxWaiting, c.MaxPerDevice, c.MaxInFlight = 1, 1, 1 }, func(t *testing.T, r *rig) {
-		r.failed = edgeclaim.ErrUnavailable
+		r.unavailable(true)
 		for range 3 {
 			wantErr(t, r.Order(t.Context(), r.order("a")), edgeclaim.ErrUnavailable)
 		}
-		r.failed = nil
+		r.unavailable(false)
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		wantErr(t, r.Order(ctx, r.order("a")), context.Canceled)

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -45,10 +46,11 @@ type rig struct {
 	cfg    command.Config
 	db     *store.DB
 	clock  *clock.Clock
-	failed error         // what the store says from now on, nil for what it does
-	before func()        // called before each AddCommand
-	began  time.Time     // of the box
-	step   time.Duration // how far the wall clock is off
+	before func()       // called before each AddCommand
+	began  time.Time    // of the box
+	step   atomic.Int64 // how far the wall clock is off
+
+	failed atomic.Pointer[error] // what the store says from now on, nil for what it does
 
 	mu    sync.Mutex
 	woken []edgeclaim.DeviceID
@@ -80,7 +82,7 @@ func newRig(tb testing.TB, cfg func(*command.Config)) *rig {
 		cfg(&r.cfg)
 	}
 	r.clock = clock.New(clock.Config{
-		Wall: func() time.Time { return time.Now().Add(r.step) }, Uptime: func() time.Duration { return time.Since(r.began) },
+		Wall: func() time.Time { return time.Now().Add(time.Duration(r.step.Load())) }, Uptime: func() time.Duration { return time.Since(r.began) },
 		Synced: func() bool { return false }, Boot: "1b4e28ba-2fa1-41d2-883f-0016d3cca427", Build: time.Unix(0, 0),
 	}, slog.New(slog.DiscardHandler))
 	r.open()
@@ -166,8 +168,8 @@ func (m meddled) AddCommand(ctx context.Context, c edgeclaim.Command, rec edgecl
 	if m.r.before != nil {
 		m.r.before()
 	}
-	if m.r.failed != nil {
-		return edgeclaim.Command{}, false, m.r.failed
+	if err := m.r.failed.Load(); err != nil {
+		return edgeclaim.Command{}, false, *err
 	}
 	return m.DB.AddCommand(ctx, c, rec)
 }
@@ -175,10 +177,18 @@ func (m meddled) AddCommand(ctx context.Context, c edgeclaim.Command, rec edgecl
 func (m meddled) ChangeCommands(ctx context.Context, numbers []uint64,
 	change func(*edgeclaim.Command) (*edgeclaim.Record, error),
 ) ([]edgeclaim.Command, error) {
-	if m.r.failed != nil {
-		return nil, m.r.failed
+	if err := m.r.failed.Load(); err != nil {
+		return nil, *err
 	}
 	return m.DB.ChangeCommands(ctx, numbers, change)
+}
+
+// unavailable has the store refuse all changes, or not.
+func (r *rig) unavailable(is bool) {
+	err := edgeclaim.ErrUnavailable
+	if r.failed.Store(nil); is {
+		r.failed.Store(&err)
+	}
 }
 
 // Add and Must are the audit log's.
@@ -291,14 +301,24 @@ func (r *rig) status(text string) string {
 // told is what upstream was told of a command, in order: statuses and reasons.
 func (r *rig) told(text string) []string {
 	r.tb.Helper()
+	return r.toldAll()[text]
+}
+
+// toldAll is the same of all commands whose records are pending.
+func (r *rig) toldAll() map[string][]string {
+	r.tb.Helper()
 	records, err := r.db.Next(context.Background(), edgeclaim.Mark{Epoch: r.db.Epoch(), Lane: edgeclaim.LaneEvt}, 1_000_000)
 	r.noErr(err)
-	var all []string
+	all := map[string][]string{}
 	for _, rec := range records {
-		var data struct{ Command_id, Status, Reason string } //nolint:revive // JSON's
+		var data struct {
+			ID     string `json:"command_id"`
+			Status string `json:"status"`
+			Reason string `json:"reason"`
+		}
 		r.noErr(json.Unmarshal(rec.Data, &data))
-		if rec.Type == edgeclaim.TypeCommandStatus && data.Command_id == text {
-			all = append(all, strings.TrimSpace(data.Status+" "+data.Reason))
+		if rec.Type == edgeclaim.TypeCommandStatus {
+			all[data.ID] = append(all[data.ID], strings.TrimSpace(data.Status+" "+data.Reason))
 		}
 	}
 	return all

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -38,6 +39,7 @@ type Service struct {
 	mu      sync.Mutex
 	index   index
 	pollers map[edgeclaim.DeviceID]*poll
+	retold  map[uint64]time.Duration // when upstream was told a status again, by number
 
 	nudge chan struct{} // capacity 1: Run is to look again
 }
@@ -62,7 +64,8 @@ func New(cfg Config, parts Parts, logger *slog.Logger) (*Service, error) {
 	}
 	s := &Service{
 		cfg: cfg, store: parts.Store, parts: parts, clock: parts.Clock, logger: logger,
-		index: newIndex(), pollers: map[edgeclaim.DeviceID]*poll{}, nudge: make(chan struct{}, 1),
+		index: newIndex(), pollers: map[edgeclaim.DeviceID]*poll{}, retold: map[uint64]time.Duration{},
+		nudge: make(chan struct{}, 1),
 	}
 	for after := uint64(0); ; {
 		page, err := s.store.LiveCommands(context.Background(), after, loadPage)
@@ -116,6 +119,7 @@ func (s *Service) sweep(ctx context.Context) (pause time.Duration, err error) {
 	s.mu.Lock()
 	over, wake, pause := s.index.look(m, &s.cfg, longestPause)
 	s.mu.Unlock()
+	slices.Sort(over)
 	for _, device := range wake {
 		s.wake(device)
 	}
@@ -123,7 +127,7 @@ func (s *Service) sweep(ctx context.Context) (pause time.Duration, err error) {
 		switch {
 		case m.now.Before(c.ExpiresAt):
 			return verdict{}
-		case c.Attempts == 0:
+		case c.Status == edgeclaim.CommandQueued: // sent is durable before it is written
 			return verdict{status: edgeclaim.CommandExpired, reason: reasonNotSent}
 		default:
 			return verdict{status: edgeclaim.CommandExpired, reason: reasonNoAnswer}

@@ -170,7 +170,7 @@ func answered(c *edgeclaim.Command, said *answer) verdict {
 	switch {
 	case !c.Status.Final():
 		return v
-	case c.Status == edgeclaim.CommandExpired && said.status.Final() && c.Attempts > 0:
+	case c.Status == edgeclaim.CommandExpired && said.status.Final() && c.Reason != reasonNotSent:
 		return v
 	default:
 		return verdict{}
@@ -188,7 +188,11 @@ func (s *Service) Cancel(ctx context.Context, device edgeclaim.DeviceID, id edge
 		o := edgeclaim.Order{ID: id, Device: device, Origin: edgeclaim.OriginUpstream, By: by}
 		return s.refuse(ctx, o, edgeclaim.CommandCancelled, reasonUnknown)
 	case errors.Is(err, edgeclaim.ErrConflict):
-		return nil
+		c, err := s.store.Command(ctx, device, id)
+		if err != nil {
+			return err
+		}
+		return s.tellAgain(ctx, &c)
 	}
 	return err
 }

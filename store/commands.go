@@ -18,10 +18,10 @@ const (
 	// claims never wait behind a large one.
 	MaxChange = 256
 
-	// MaxEnded and MaxEndedBytes are how many commands are kept that have come
-	// to their end, and how many bytes of them, as encoded. Beyond, those with
-	// the lowest numbers go, whatever the clock says (P10).
-	MaxEnded      = 10_000
+	// MaxEnded is how many commands are kept that have come to their end. Beyond,
+	// those with the lowest numbers go, whatever the clock says (P10).
+	MaxEnded = 10_000
+	// MaxEndedBytes bounds them likewise, as encoded.
 	MaxEndedBytes = 32 << 20
 	// pruneChunk is how many of them an AddCommand removes, at most: more than
 	// it adds, and no more than claims can wait for.
@@ -34,7 +34,7 @@ const (
 // returned as it is, fresh is false, and nothing is stored.
 //
 // It also forgets a few of the oldest commands that have come to their end,
-// where more than MaxEnded are on record. ErrInvalid: it is not whole, or the
+// where there are more than MaxEnded, or MaxEndedBytes. ErrInvalid: it is not whole, or the
 // record is too large.
 func (db *DB) AddCommand(ctx context.Context, c edgeclaim.Command, r edgeclaim.Record) (kept edgeclaim.Command, fresh bool, err error) {
 	if c.ID.IsZero() || c.Device.IsZero() || c.Tenant.IsZero() || c.Status == "" {

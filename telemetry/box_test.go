@@ -132,10 +132,6 @@ func (b *box) start() {
 			b.t.Errorf("close: %v", err)
 		}
 	})
-	b.until("the epoch is known", func() bool {
-		epoch, _, _, _ := b.Lane().Marks(ctx)
-		return epoch == b.parts.Epoch()
-	})
 }
 
 func (b *box) restart() {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"edgeclaim"
 )
 
@@ -36,8 +38,29 @@ type mover struct {
 	offset uint64
 }
 
-// newMover finds out where the registry is. It runs before the log does, so
-// that no event can be taken for one from before the log was lost.
+// runEvents writes events and moves them, until ctx ends. The registry is asked
+// where it is before anything is written, so that no event can be taken for one
+// from before the log was lost.
+func (s *Service) runEvents(ctx context.Context) error {
+	again := time.NewTicker(moveAgain)
+	defer again.Stop()
+	m, err := s.newMover(ctx)
+	for ; err != nil && ctx.Err() == nil; m, err = s.newMover(ctx) {
+		s.logger.Error("devices' events wait: nobody knows which the registry has", "err", err)
+		select {
+		case <-ctx.Done():
+		case <-again.C:
+		}
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return s.events.Run(ctx) }) // ends what waits, if nothing else
+	if err == nil {
+		group.Go(func() error { return m.run(ctx) })
+	}
+	return group.Wait()
+}
+
+// newMover finds out where the registry is.
 func (s *Service) newMover(ctx context.Context) (*mover, error) {
 	taken, err := s.parts.Events.EventsTaken(ctx)
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"sync"
 
 	"edgeclaim"
@@ -45,10 +46,12 @@ type Lane struct {
 	told uint64 // the place up to which the quota's loss was told, in this run
 	// holes are the unreadable stretches that were told and are pending.
 	holes []stretch
-	// refused are the devices that upstream does not take records of, and
-	// since which place.
-	refused map[edgeclaim.DeviceID]uint64
-	parked  []uint64 // places told as refused and pending, ascending
+	// refused are the devices that upstream does not take records of, with
+	// the places that this is said of; the file at refusedAt has them too.
+	refused      map[edgeclaim.DeviceID][]refusal
+	refusedAt    string
+	refusedLines int      // in that file
+	parked       []uint64 // places told as refused and pending, ascending
 
 	oldest oldest
 }
@@ -63,10 +66,11 @@ type oldest struct {
 	stamp edgeclaim.Stamp
 }
 
-func newLane(log *seglog.Log, stamp func() edgeclaim.Stamp, logger *slog.Logger) *Lane {
-	l := &Lane{
-		log: log, stamp: stamp, logger: logger, refused: map[edgeclaim.DeviceID]uint64{},
-	}
+// newLane makes the lane of a log; what was refused in earlier runs is in
+// folder.
+func newLane(log *seglog.Log, folder string, stamp func() edgeclaim.Stamp, logger *slog.Logger) *Lane {
+	l := &Lane{log: log, stamp: stamp, logger: logger, refusedAt: filepath.Join(folder, refusedFile)}
+	l.loadRefused()
 	if own := log.Own(); len(own) > 0 {
 		if err := l.own.decode(own); err != nil {
 			logger.Error("the telemetry lane's marks cannot be read; it begins a new life", "err", err)
@@ -153,7 +157,7 @@ func (l *Lane) age(place uint64) float64 {
 	defer l.oldest.mu.Unlock()
 	if l.oldest.place != place {
 		entries, err := l.log.Read(place-1, 1, 1)
-		if err != nil || len(entries) == 0 || entries[0].Lost > 0 {
+		if err != nil || len(entries) == 0 || entries[0].Lost > 0 || entries[0].Place != place {
 			return 0
 		}
 		e, err := parseEntry(entries[0].Payload)

@@ -137,61 +137,6 @@ func (l *Lane) gap(upto, count uint64, why string) edgeclaim.Record {
 	}
 }
 
-// refuses reports whether upstream does not take the record at a place. With mu
-// held.
-func (l *Lane) refuses(place uint64, device edgeclaim.DeviceID) bool {
-	since, refused := l.refused[device]
-	return refused && place >= since
-}
-
-// Refuse notes that upstream will never take the record at a mark, nor, in this
-// run of the program, any later one of its device: Next tells gap records in
-// their place. ErrNotFound: no such record is pending. ErrConflict: of another
-// epoch.
-func (l *Lane) Refuse(_ context.Context, at edgeclaim.Mark, why string) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if err := l.knows(at); err != nil {
-		return err
-	}
-	place := l.own.Base + at.Upto
-	b := l.log.Bounds()
-	if at.Upto == 0 || place <= max(b.Acked, b.Lost) || place > b.Last {
-		return fmt.Errorf("telemetry: record %d: %w", at.Upto, edgeclaim.ErrNotFound)
-	}
-	entries, err := l.log.Read(place-1, 1, 1)
-	if err != nil {
-		return unavailable("read", err)
-	}
-	if len(entries) == 0 || entries[0].Place != place || entries[0].Lost > 0 {
-		return fmt.Errorf("telemetry: record %d: %w", at.Upto, edgeclaim.ErrNotFound)
-	}
-	e, err := parseEntry(entries[0].Payload)
-	if err != nil {
-		return fmt.Errorf("telemetry: record %d: %w", at.Upto, edgeclaim.ErrNotFound)
-	}
-	since, known := l.refused[e.device]
-	if !known {
-		since = place
-		l.spareRefused()
-	}
-	l.refused[e.device] = min(since, place)
-	l.logger.Warn("upstream does not take a device's telemetry; it is told as gaps from there on",
-		"device_id", e.device, "sequence", at.Upto, "reason", why)
-	return nil
-}
-
-// spareRefused makes room for one more device. The one that is forgotten for it
-// will be refused again. With mu held.
-func (l *Lane) spareRefused() {
-	for id := range l.refused {
-		if len(l.refused) < maxRefused {
-			return
-		}
-		delete(l.refused, id)
-	}
-}
-
 // Ack forgets all up to and with upto; nil means that this is durable. It may be
 // repeated. An ack into what the quota took changes nothing until the gap record
 // that tells of it is acknowledged: this must stay what it was when it was told.
@@ -255,4 +200,5 @@ func (l *Lane) forget(place uint64) {
 	l.holes = slices.DeleteFunc(l.holes, func(h stretch) bool { return h.upto <= place })
 	gone, _ := slices.BinarySearch(l.parked, place+1)
 	l.parked = slices.Delete(l.parked, 0, gone)
+	l.forgetRefused(place)
 }

@@ -44,7 +44,7 @@ type device struct {
 	online        bool
 	since, seen   time.Time
 	heard         time.Duration // uptime at its last telemetry
-	newest        uint64        // place of that, 0 when it is not kept
+	newest        uint64        // place of the last that was kept, 0 for none
 
 	good   time.Duration // the uptime at which its points are made good
 	warned time.Duration // the uptime from which on the log may tell of it
@@ -122,7 +122,10 @@ func (p *presence) spoke(by *edgeclaim.Admission, now edgeclaim.Stamp, place uin
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	d := p.of(by.Device)
-	d.tenant, d.seen, d.heard, d.newest = by.Tenant, now.Time, now.Uptime, place
+	d.tenant, d.seen, d.heard = by.Tenant, now.Time, now.Uptime
+	if place > 0 {
+		d.newest = place
+	}
 	p.version++
 	d.spoke = p.version
 	if d.online {

@@ -40,14 +40,13 @@ func (s *Service) Telemetry(_ context.Context, r edgeclaim.Report) (edgeclaim.Re
 		return receipt, nil
 	}
 	if r.Fleeting && !s.soon() {
-		s.count.fleetingDropped.Add(uint64(len(w.points)))
-		s.presence.spoke(&r.By, now, 0)
+		s.dropFleeting(&r, now, len(w.points))
 		return receipt, nil
 	}
 	last, commit, err := s.points.Append(s.entries(w, &r, now)...)
 	switch {
 	case err != nil && r.Fleeting:
-		s.count.fleetingDropped.Add(uint64(len(w.points)))
+		s.dropFleeting(&r, now, len(w.points))
 		return receipt, nil
 	case err != nil:
 		return s.full(&r, receipt, err)
@@ -59,6 +58,13 @@ func (s *Service) Telemetry(_ context.Context, r edgeclaim.Report) (edgeclaim.Re
 	s.count.accepted.Add(uint64(len(w.points)))
 	s.presence.spoke(&r.By, now, last)
 	return receipt, nil
+}
+
+// dropFleeting counts points that could not go on their way. Their device is at
+// work all the same.
+func (s *Service) dropFleeting(r *edgeclaim.Report, now edgeclaim.Stamp, points int) {
+	s.count.fleetingDropped.Add(uint64(points))
+	s.presence.spoke(&r.By, now, 0)
 }
 
 // look finds a report's points, and counts those that are wrong.

@@ -17,10 +17,8 @@ type scratch struct {
 
 func newScratch() *scratch { return &scratch{names: names{seed: maphash.MakeSeed()}} }
 
-// clear forgets what belongs to a report, so that it is not held by this.
+// clear forgets what belongs to a report.
 func (s *scratch) clear() {
-	s.names.reset()
-	clear(s.names.list[:])
 	clear(s.points)
 	clear(s.parts)
 	s.points, s.parts, s.buf = s.points[:0], s.parts[:0], s.buf[:0]

@@ -22,6 +22,9 @@ import (
 	"edgeclaim/internal/seglog"
 )
 
+// folder is where the logs lie in the data folder.
+const folder = "telemetry"
+
 // EventStore takes devices' events into the registry's event lane. All methods
 // are safe for concurrent use.
 type EventStore interface {
@@ -98,16 +101,20 @@ func Open(cfg Config, parts Parts, logger *slog.Logger) (*Service, error) {
 	s := &Service{
 		cfg: cfg, parts: parts, logger: logger,
 		points: points, events: events,
-		lane:     newLane(points, parts.Stamp, logger),
+		lane:     newLane(points, filepath.Join(cfg.Dir, folder), parts.Stamp, logger),
 		presence: newPresence(cfg),
 	}
 	s.scratch.New = func() any { return newScratch() }
+	// The way up says the epoch again, and tells nothing before.
+	if err := s.lane.Begin(context.Background(), parts.Epoch()); err != nil {
+		logger.Warn("the telemetry lane does not know its epoch yet", "err", err)
+	}
 	return s, nil
 }
 
 func (c *Config) log(name string, most int64, logger *slog.Logger) seglog.Config {
 	return seglog.Config{
-		Dir: filepath.Join(c.Dir, "telemetry", name), SegmentBytes: c.SegmentBytes, MaxBytes: most,
+		Dir: filepath.Join(c.Dir, folder, name), SegmentBytes: c.SegmentBytes, MaxBytes: most,
 		MaxUnsynced: c.MaxUnsynced, Reserve: c.DiskReserve, Logger: logger.With("log", name),
 	}
 }
@@ -115,17 +122,9 @@ func (c *Config) log(name string, most int64, logger *slog.Logger) seglog.Config
 // Run writes what is taken to the disk, hands events over, and notices who has
 // fallen silent. It blocks until ctx ends; nothing is taken after that.
 func (s *Service) Run(ctx context.Context) error {
-	if err := s.lane.Begin(ctx, s.parts.Epoch()); err != nil {
-		s.logger.Warn("the telemetry lane does not know its epoch yet", "err", err)
-	}
-	mover, err := s.newMover(ctx)
-	if err != nil {
-		return err
-	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.points.Run(ctx) })
-	group.Go(func() error { return s.events.Run(ctx) })
-	group.Go(func() error { return mover.run(ctx) })
+	group.Go(func() error { return s.runEvents(ctx) })
 	group.Go(func() error { return s.watch(ctx) })
 	return group.Wait()
 }

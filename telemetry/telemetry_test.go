@@ -282,3 +282,42 @@ func TestConfig(t *testing.T) {
 		}
 	}
 }
+
+// TestReserve: the disk's reserve is for claims alone, and an operator hears.
+func TestReserve(t *testing.T) {
+	t.Parallel()
+	heard := make(chan edgeclaim.Alarm, 10)
+	b := newBox(t, func(b *box) {
+		b.cfg.DiskReserve = 1 << 60
+		b.parts.Observe = func(a edgeclaim.Alarm) { heard <- a }
+		b.cfg.OfflineAfter = 80 * time.Millisecond
+	})
+	b.until("nothing is taken", func() bool {
+		receipt, err := b.Telemetry(t.Context(), report(t, 1, `{"a":1}`))
+		if err == nil {
+			err = receipt.Commit.Wait(t.Context())
+		}
+		return errors.Is(err, edgeclaim.ErrUnavailable)
+	})
+	if !b.Status().Reserved || b.Status().Rejected["disk_full"]+b.Status().Accepted == 0 {
+		t.Errorf("%+v", b.Status())
+	}
+	if alarm := <-heard; alarm != edgeclaim.AlarmDiskReserve {
+		t.Errorf("%s", alarm)
+	}
+}
+
+// TestLossIsHeard: an operator hears of telemetry that the quota took.
+func TestLossIsHeard(t *testing.T) {
+	t.Parallel()
+	heard := make(chan edgeclaim.Alarm, 10)
+	b := newBox(t, func(b *box) {
+		small(b)
+		b.parts.Observe = func(a edgeclaim.Alarm) { heard <- a }
+		b.cfg.OfflineAfter = 80 * time.Millisecond
+	})
+	b.fill()
+	if alarm := <-heard; alarm != edgeclaim.AlarmTelemetryDropped {
+		t.Errorf("%s", alarm)
+	}
+}

@@ -27,7 +27,7 @@ func TestConversation(t *testing.T) {
 	w := b.hello()
 	want := &wire.Welcome{
 		Head: w.Head, Version: wire.Version, Upstream: r.db.ID(), Credit: 4096,
-		Resume: map[edgeclaim.Lane]wire.Resume{prov: {}, evt: {}},
+		Resume: map[edgeclaim.Lane]wire.Resume{prov: {}, evt: {}, edgeclaim.LaneTel: {}},
 	}
 	if diff := cmp.Diff(want, w); diff != "" {
 		t.Errorf("welcome (-want +got):\n%s", diff)
@@ -161,7 +161,7 @@ func TestGarbage(t *testing.T) {
 		}
 	}
 	fine := [][2]string{ // of a later version
-		{b.names.Up("tel"), "anything"}, {b.names.Up("ctl"), `{"type":"later","box_id":"box-1"}`}, {b.names.State(), ""},
+		{b.names.Up("log"), "anything"}, {b.names.Up("ctl"), `{"type":"later","box_id":"box-1"}`}, {b.names.State(), ""},
 	}
 	for _, m := range fine {
 		b.publish(m[0], []byte(m[1]), false)

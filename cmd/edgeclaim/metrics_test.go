@@ -45,9 +45,9 @@ func someStatus() edgeclaim.Status {
 			EventsWaiting: 9, EventsDropped: 10, Reserved: true,
 		},
 		Commands: edgeclaim.CommandsStatus{Waiting: 11},
-		Pending:     8,
-		Alarms:      []edgeclaim.AlarmCount{{Alarm: edgeclaim.AlarmCloned, Count: 2, Last: time.Unix(1e9, 0)}, {Alarm: "another", Count: 1}},
-		Audit:       edgeclaim.AuditStatus{Sequence: 99, Hash: "abc", Lost: 1},
+		Pending:  8,
+		Alarms:   []edgeclaim.AlarmCount{{Alarm: edgeclaim.AlarmCloned, Count: 2, Last: time.Unix(1e9, 0)}, {Alarm: "another", Count: 1}},
+		Audit:    edgeclaim.AuditStatus{Sequence: 99, Hash: "abc", Lost: 1},
 		Certificates: map[string]edgeclaim.CertificateStatus{
 			"https": {NotAfter: time.Unix(2e9, 0), Problem: "no such file"}, "ca": {Problem: "damaged"},
 		},

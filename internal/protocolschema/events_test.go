@@ -56,6 +56,13 @@ func TestEventData(t *testing.T) {
 	unconfirmed := join(about, data{"issued_at": instant})
 	raised := join(box, data{"alarm": "key_overused", "count": 3, "since": instant, "until": instant, "key_id": "k1"})
 	head := data{"segment": "audit-00000000000000000001.jsonl", "sequence": 7, "hash": digest, "time": instant}
+	session := data{"device_id": d.ID.String(), "tenant_id": d.Tenant.String()}
+	point := join(session, data{"timestamp": "2026-03-04T05:06:07.5+01:00", "values": data{"temperature": 21.5, "door": "closed"}})
+	status := join(session, data{
+		"command_id": "valve-17", "status": "failed", "at": instant, "origin": "upstream", "by": "hub-1", "expires_at": instant,
+		"attempts": 2, "result": []int{1}, "reason": "unknown_device",
+	})
+	lost := data{"lane": "tel", "from": 3, "to": 9, "count": 7, "reason": "quota", "epoch": epoch}
 	for _, c := range []struct {
 		name string
 		kind edgeclaim.RecordType
@@ -98,6 +105,27 @@ func TestEventData(t *testing.T) {
 		{"alarm that never rose", edgeclaim.TypeAlarmRaised, edgeclaim.LaneEvt, false, raised.with("count", 0)},
 		{"head", edgeclaim.TypeAuditHead, edgeclaim.LaneEvt, true, head},
 		{"head of a box", edgeclaim.TypeAuditHead, edgeclaim.LaneEvt, true, join(head, box).with("entries", 7)},
+		{"telemetry", edgeclaim.TypeTelemetry, edgeclaim.LaneTel, true, point},
+		{"telemetry without a time", edgeclaim.TypeTelemetry, edgeclaim.LaneTel, true, point.with("timestamp", nil)},
+		{"telemetry of nobody", edgeclaim.TypeTelemetry, edgeclaim.LaneTel, false, point.with("device_id", nil)},
+		{"telemetry without values", edgeclaim.TypeTelemetry, edgeclaim.LaneTel, false, point.with("values", data{})},
+		{"telemetry of no metric", edgeclaim.TypeTelemetry, edgeclaim.LaneTel, false, point.with("values", data{"a": true})},
+		{"telemetry in evt", edgeclaim.TypeTelemetry, edgeclaim.LaneEvt, false, point},
+		{"device event", edgeclaim.TypeDeviceEvent, edgeclaim.LaneEvt, true, session.with("event", data{"door": data{"open": true}})},
+		{"device event of a text", edgeclaim.TypeDeviceEvent, edgeclaim.LaneEvt, false, session.with("event", "open")},
+		{"command", edgeclaim.TypeCommandStatus, edgeclaim.LaneEvt, true, status},
+		{"command of an unknown device", edgeclaim.TypeCommandStatus, edgeclaim.LaneEvt, true,
+			status.with("tenant_id", nil).with("by", nil).with("expires_at", nil).with("result", nil).with("reason", nil)},
+		{"command of no status", edgeclaim.TypeCommandStatus, edgeclaim.LaneEvt, false, status.with("status", "pending")},
+		{"command without id", edgeclaim.TypeCommandStatus, edgeclaim.LaneEvt, false, status.with("command_id", nil)},
+		{"gap in tel", edgeclaim.TypeGap, edgeclaim.LaneTel, true, lost},
+		{"gap in tel, damaged", edgeclaim.TypeGap, edgeclaim.LaneTel, true, lost.with("reason", "damaged")},
+		{"gap in tel, refused", edgeclaim.TypeGap, edgeclaim.LaneTel, true, lost.with("reason", "refused")},
+		{"gap in tel without places", edgeclaim.TypeGap, edgeclaim.LaneTel, false, lost.with("from", nil).with("to", nil)},
+		{"gap of events", edgeclaim.TypeGap, edgeclaim.LaneEvt, true, data{"lane": "evt", "count": 3, "reason": "device_events_full"}},
+		{"gap of a large event", edgeclaim.TypeGap, edgeclaim.LaneEvt, true, data{"lane": "evt", "count": 1, "reason": "too_large", "epoch": epoch}},
+		{"gap of nothing", edgeclaim.TypeGap, edgeclaim.LaneEvt, false, data{"lane": "evt", "reason": "device_events_full"}},
+		{"gap without places", edgeclaim.TypeGap, edgeclaim.LaneEvt, false, data{"lane": "evt", "count": 3, "reason": "quota"}},
 		{"head without hash", edgeclaim.TypeAuditHead, edgeclaim.LaneEvt, false, head.with("hash", nil)},
 	} {
 		text, err := json.Marshal(c.data, json.Deterministic(true))

@@ -253,6 +253,7 @@ var shownElsewhere = []string{
 	"up: What a box says under up/ctl and up/snap",
 	"down: What the application says to a box, inside the envelope",
 	"envelope: How everything comes down",
+	"command: What passes about a command between the box and who works with it",
 }
 
 // topicOf says where an example of a box's session would be said.

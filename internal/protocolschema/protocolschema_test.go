@@ -219,9 +219,11 @@ func TestCheckRefuses(t *testing.T) {
 		{"welcome as an ack", base + "/down/ack", text["welcome"]},
 		{"a bare welcome", base + "/down/ctl", sampleText(t, "welcome")},
 		{"an unknown type", base + "/up/ctl", swap("want", `"type":"want"`, `"type":"wish"`)},
-		{"an unknown topic", base + "/up/tel", text["record"]},
+		{"an unknown topic", base + "/up/log", text["record"]},
 		{"a topic without a box", "edgeclaim/v1/st", text["state"]},
-		{"a topic of others", "devices/1/telemetry", text["state"]},
+		{"a topic of others", "devices/1/state", text["state"]},
+		{"an ack as a command", base + "/down/cmd", text["ack"]},
+		{"a command as an ack", base + "/down/ack", text["command"]},
 		{"no JSON", base + "/st", []byte(`{`)},
 		{"an empty message", base + "/st", nil},
 		{"a large message", base + "/st", append(text["state"], bytes.Repeat([]byte(" "), 100_000)...)},
@@ -251,6 +253,38 @@ func sampleText(t *testing.T, name string) []byte {
 	}
 	t.Fatalf("no sample %s", name)
 	return nil
+}
+
+// TestDeviceTopics: what passes between a device and its box, and what the box
+// tells of it upstream on topics of that form.
+func TestDeviceTopics(t *testing.T) {
+	t.Parallel()
+	closed := load(t, true)
+	const id = "8f1c0b7e-3d2a-5f56-9a10-2c4e6f8b1d33"
+	const told = `{"command_id":"c","expires_at":"2026-03-04T05:06:07Z","expires_in":9,"payload":null}`
+	for _, tc := range []struct {
+		kind, text string
+		good       bool
+	}{
+		{"telemetry", `{"temperature":21.5,"state":"on"}`, true},
+		{"telemetry", `{"timestamp":1.7e9,"numeric_values":{"a":1}}`, true},
+		{"telemetry", `[{"numeric_values":{"a":1}},{"device_id":"x","timestamp":"2026-03-04T05:06:07Z","string_values":{"b":"c"}}]`, true},
+		{"telemetry", `{"a":true}`, false}, {"telemetry", `{"a":{"b":1}}`, false}, {"telemetry", `[]`, false}, {"telemetry", `{}`, false},
+		{"telemetry", `{"numeric_values":{"a":"1"}}`, false}, {"telemetry", `[{"a":1}]`, false}, {"telemetry", `{"":1}`, false},
+		{"events", `{"door":"open","x":[1]}`, true}, {"events", `[1]`, false}, {"events", `"open"`, false},
+		{"events", `{"command_id":"c","status":"successful","result":null}`, true},
+		{"events", `{"command_id":"c","status":"queued"}`, false},
+		{"commands", told, true}, {"commands", `{"payload":1}`, true}, {"commands", `{"command_id":"c","expires_in":5,"payload":{}}`, true},
+		{"commands", `{"payload":1,"expires_in":5,"expires_at":"2026-03-04T05:06:07Z","by":"me"}`, false}, {"commands", `{"command_id":"c"}`, false},
+		{"config", `{"version":0,"config":{}}`, true}, {"config", `{"version":1,"config":[]}`, false},
+		{"presence", `{"device_id":"` + id + `","presence":"offline","presence_since":"2026-03-04T05:06:07Z"}`, true},
+		{"presence", `{"device_id":"9f1c0b7e-3d2a-5f56-9a10-2c4e6f8b1d33","presence":"offline","presence_since":"2026-03-04T05:06:07Z"}`, false},
+		{"presence", `{"device_id":"` + id + `","presence":"away","presence_since":"2026-03-04T05:06:07Z"}`, false},
+	} {
+		if err := closed.Check("devices/"+id+"/"+tc.kind, []byte(tc.text)); (err == nil) != tc.good {
+			t.Errorf("%s %s: %v, want it good: %v", tc.kind, tc.text, err, tc.good)
+		}
+	}
 }
 
 func TestCheckStick(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 type Disk struct {
 	Write func(f *os.File, b []byte, off int64) (int, error)
 	Sync  func(f *os.File) error
+	Names func(folder *os.File) error
 	Free  func(dir string) (int64, error)
 }
 
@@ -20,6 +21,9 @@ func OpenOn(cfg Config, d Disk) (*Log, error) {
 	}
 	if d.Sync != nil {
 		on.sync = d.Sync
+	}
+	if d.Names != nil {
+		on.names = d.Names
 	}
 	if d.Free != nil {
 		on.free = d.Free

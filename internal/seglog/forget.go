@@ -77,7 +77,7 @@ func (l *Log) forget() {
 func (l *Log) remove(seg *segment) {
 	err := os.Remove(l.path(segmentName(seg.first)))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		l.logger.Warn("a segment of the segment log cannot be removed", "dir", l.cfg.Dir, "first", seg.first, "error", err)
+		l.logger.Warn("a segment of the segment log cannot be removed", "dir", l.cfg.Dir, "first", seg.first, "err", err)
 	}
 	l.space.reckon(seg.end)
 }

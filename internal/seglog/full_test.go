@@ -103,10 +103,11 @@ func (f *faults) disk() seglog.Disk {
 	}
 }
 
-// refusedPut appends one that must not be stored.
+// refusedPut appends some that must not be stored.
 func refusedPut(t *testing.T, l *seglog.Log, want error) {
 	t.Helper()
-	_, c, err := l.Append([]byte("refused"))
+	one := []byte(payload(int(l.Bounds().Last + 1)))
+	_, c, err := l.Append(one, one, one, one, one)
 	if err == nil {
 		err = wait(t, c)
 	}
@@ -139,14 +140,16 @@ func TestFailingDisk(t *testing.T) {
 		what func(*faults) *atomic.Pointer[error]
 		err  error
 		half bool
+		// leaves: the file is not written to again.
+		leaves bool
 	}{
-		"write EIO":         {func(f *faults) *atomic.Pointer[error] { return &f.write }, unix.EIO, true},
-		"write EIO, none":   {func(f *faults) *atomic.Pointer[error] { return &f.write }, unix.EIO, false},
-		"write EFBIG":       {func(f *faults) *atomic.Pointer[error] { return &f.write }, unix.EFBIG, true},
-		"write ENOSPC":      {func(f *faults) *atomic.Pointer[error] { return &f.write }, unix.ENOSPC, true},
-		"sync EIO":          {func(f *faults) *atomic.Pointer[error] { return &f.sync }, unix.EIO, false},
-		"sync ENOSPC":       {func(f *faults) *atomic.Pointer[error] { return &f.sync }, unix.ENOSPC, false},
-		"sync EIO at first": {func(f *faults) *atomic.Pointer[error] { return &f.sync }, unix.EIO, false},
+		"write EIO":         {func(f *faults) *atomic.Pointer[error] { return &f.write }, unix.EIO, true, true},
+		"write EIO, none":   {func(f *faults) *atomic.Pointer[error] { return &f.write }, unix.EIO, false, true},
+		"write EFBIG":       {func(f *faults) *atomic.Pointer[error] { return &f.write }, unix.EFBIG, true, true},
+		"write ENOSPC":      {func(f *faults) *atomic.Pointer[error] { return &f.write }, unix.ENOSPC, true, false},
+		"sync EIO":          {func(f *faults) *atomic.Pointer[error] { return &f.sync }, unix.EIO, false, true},
+		"sync ENOSPC":       {func(f *faults) *atomic.Pointer[error] { return &f.sync }, unix.ENOSPC, false, true},
+		"sync EIO at first": {func(f *faults) *atomic.Pointer[error] { return &f.sync }, unix.EIO, false, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -168,6 +171,13 @@ func TestFailingDisk(t *testing.T) {
 			if place := recovers(t, l, payload(upto+1)); place != uint64(upto+1) {
 				t.Fatalf("the next place is %d", place)
 			}
+			if files := len(segmentFiles(t, cfg)); upto > 0 && (files == 2) != tt.leaves {
+				t.Errorf("%d segments, to leave the one that failed: %v", files, tt.leaves)
+			}
+			// What failed, the same size, must not stand behind what did not.
+			again, shutAgain := open(t, copyOf(t, cfg))
+			holds(t, again, 0, uint64(upto+1))
+			shutAgain()
 			fill(t, l, 60)
 			holds(t, l, 0, 60)
 			killed := copyOf(t, cfg)
@@ -180,6 +190,34 @@ func TestFailingDisk(t *testing.T) {
 				shut()
 			}
 		})
+	}
+}
+
+// TestFailingNames: where a new segment's name cannot be made durable, nothing goes
+// on in the one before, whose places the new one ends.
+func TestFailingNames(t *testing.T) {
+	t.Parallel()
+	var fail atomic.Bool
+	cfg := config(t)
+	l, shut := open(t, cfg, seglog.Disk{Names: func(folder *os.File) error {
+		if fail.Load() {
+			return unix.EIO
+		}
+		return folder.Sync()
+	}})
+	fill(t, l, 20)
+	fail.Store(true)
+	_, c, err := l.Append(make([]byte, cfg.SegmentBytes-100))
+	noErr(t, err)
+	wantErr(t, wait(t, c), unix.EIO)
+	fail.Store(false)
+	recovers(t, l, payload(21))
+	fill(t, l, 30)
+	killed := copyOf(t, cfg)
+	shut()
+	l, _ = open(t, killed)
+	if lost := holds(t, l, 0, 30); lost > 0 {
+		t.Fatalf("%d are lost", lost)
 	}
 }
 

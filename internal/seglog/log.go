@@ -174,6 +174,7 @@ const (
 type disk struct {
 	write func(f *os.File, b []byte, off int64) (int, error)
 	sync  func(f *os.File) error // the file's data, and what it takes to find them
+	names func(folder *os.File) error
 	free  func(dir string) (int64, error)
 }
 
@@ -181,6 +182,7 @@ func realDisk() disk {
 	return disk{
 		write: func(f *os.File, b []byte, off int64) (int, error) { return f.WriteAt(b, off) },
 		sync:  datasync,
+		names: (*os.File).Sync,
 		free: func(dir string) (int64, error) {
 			var stat unix.Statfs_t
 			if err := unix.Statfs(dir, &stat); err != nil {

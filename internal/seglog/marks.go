@@ -164,7 +164,7 @@ func (l *Log) createMarks(m marks) error {
 
 // create makes a file with that content, or replaces it, so that after any
 // crash there is all of it or what was there before. It is durable when create
-// has returned.
+// has returned; after an error it may be there.
 func (l *Log) create(name string, content []byte) (*os.File, error) {
 	temporary := l.path(name + newSuffix)
 	file, err := os.OpenFile(temporary, os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
@@ -178,7 +178,7 @@ func (l *Log) create(name string, content []byte) (*os.File, error) {
 		err = os.Rename(temporary, l.path(name))
 	}
 	if err == nil {
-		err = l.folder.Sync()
+		err = l.disk.names(l.folder)
 	}
 	if err != nil {
 		file.Close()

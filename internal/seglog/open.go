@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"math"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 )
@@ -25,7 +26,7 @@ func openOn(cfg Config, d disk) (*Log, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+	if err := makeFolder(cfg.Dir, d); err != nil {
 		return nil, err
 	}
 	folder, err := os.Open(cfg.Dir)
@@ -49,6 +50,28 @@ func openOn(cfg Config, d disk) (*Log, error) {
 	return l, nil
 }
 
+// makeFolder makes a folder, and those above it, and makes their names durable.
+func makeFolder(path string, d disk) error {
+	above := filepath.Dir(path)
+	if err := os.Mkdir(path, 0o700); errors.Is(err, fs.ErrNotExist) && above != path {
+		if err := makeFolder(above, d); err != nil {
+			return err
+		}
+		return makeFolder(path, d)
+	} else if err != nil {
+		if info, statErr := os.Stat(path); statErr == nil && info.IsDir() {
+			return nil
+		}
+		return err
+	}
+	folder, err := os.Open(above)
+	if err != nil {
+		return err
+	}
+	defer folder.Close()
+	return d.names(folder)
+}
+
 func (l *Log) load() error {
 	if err := l.list(); err != nil {
 		return err
@@ -70,7 +93,7 @@ func (l *Log) load() error {
 	}
 	l.next = l.last + 1
 	// A name that a killed process made may not be durable yet.
-	return l.folder.Sync()
+	return l.disk.names(l.folder)
 }
 
 // list finds the segments and removes what was not finished.
@@ -152,7 +175,7 @@ func (l *Log) continueLast() error {
 		file.Close()
 		return fmt.Errorf("%s: %w", file.Name(), errNewer)
 	}
-	s := &scanner{file: file, off: segmentHeader, end: seg.end, place: seg.first, window: page << 6}
+	s := &scanner{file: file, off: segmentHeader, end: seg.end, place: seg.first, window: maxWindow}
 	if err := l.walk(seg, s); err != nil {
 		file.Close()
 		return err
@@ -185,7 +208,7 @@ func (l *Log) giveUpLast(seg *segment, err error) error {
 	if errors.Is(err, fs.ErrPermission) {
 		return err
 	}
-	l.logger.Error("the last segment of the segment log cannot be read", "dir", l.cfg.Dir, "first", seg.first, "error", err)
+	l.logger.Error("the last segment of the segment log cannot be read", "dir", l.cfg.Dir, "first", seg.first, "err", err)
 	l.last += uint64(max(seg.end-segmentHeader, 0)) / minEntry
 	return nil
 }
@@ -214,7 +237,7 @@ func (l *Log) walk(seg *segment, s *scanner) error {
 			}
 			s.patch = true
 		case !s.patch:
-			l.logger.Error("the last segment of the segment log cannot be read whole", "file", s.file.Name(), "error", err)
+			l.logger.Error("the last segment of the segment log cannot be read whole", "file", s.file.Name(), "err", err)
 			s.patch = true
 		default:
 			return err

@@ -147,8 +147,12 @@ func TestPowerCut(t *testing.T) {
 	if len(c.left) < 400 {
 		t.Fatalf("%d cuts", len(c.left))
 	}
-	for _, r := range c.left {
-		checkRemains(t, cfg, r)
+	step := 1
+	if testing.Short() {
+		step = 7 // another of the four ways each time
+	}
+	for i := 0; i < len(c.left); i += step {
+		checkRemains(t, cfg, c.left[i])
 	}
 }
 
@@ -158,7 +162,7 @@ func checkRemains(t *testing.T, cfg seglog.Config, r remains) {
 	for name, b := range maps.All(r.files) {
 		noErr(t, os.WriteFile(filepath.Join(cfg.Dir, name), b, 0o600))
 	}
-	l, shut := open(t, cfg)
+	l, shut := open(t, cfg, seglog.Disk{Sync: func(*os.File) error { return nil }})
 	b := l.Bounds()
 	if b.Last < r.last || b.Acked < r.acked || b.Acked > r.acking {
 		t.Fatalf("%s: %+v is left, promised were %d, acknowledged %d to %d", r.how, b, r.last, r.acked, r.acking)

@@ -8,9 +8,9 @@ import (
 )
 
 const (
-	// minWindow and maxWindow are what is read from a segment at a time, in bytes,
-	// at least and at most.
-	minWindow = 16 << 10
+	// What is read from a segment at a time, in bytes, grows from minWindow to
+	// maxWindow.
+	minWindow = 32 << 10
 	maxWindow = 256 << 10
 	// patience is how many reads of a segment may fail before what cannot be read
 	// of it is given up.
@@ -141,15 +141,15 @@ func (l *Log) readSegment(s stretch, r *reading) (reached uint64, err error) {
 		return s.limit, nil
 	}
 	if err != nil {
+		// Not a fault of what is in it, or not for good: too many open files.
 		return s.after, err
 	}
 	defer file.Close()
 	sc := &scanner{
 		file: file, off: s.start.off, end: s.end, place: s.start.place, patch: s.patch,
-		window: min(max(r.left, minWindow), maxWindow),
+		window: minWindow,
 	}
-	points := make([]point, 0, 8)
-	reached, err = s.walk(sc, r, &points)
+	points, reached, err := s.walk(sc, r)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, p := range points {
@@ -169,8 +169,8 @@ func (l *Log) has(seg *segment) bool {
 }
 
 // walk goes along a segment up to the stretch's limit, or until r is full. It
-// notes beginnings of entries in points.
-func (s *stretch) walk(sc *scanner, r *reading, points *[]point) (reached uint64, err error) {
+// returns beginnings of entries that it came by.
+func (s *stretch) walk(sc *scanner, r *reading) (points []point, reached uint64, err error) {
 	reached = s.after
 	noted := sc.off
 	for sc.place <= s.limit && !r.full() {
@@ -180,32 +180,32 @@ func (s *stretch) walk(sc *scanner, r *reading, points *[]point) (reached uint64
 		case err == nil:
 			if off >= noted+pointStep {
 				noted = off
-				*points = append(*points, point{place: place, off: off})
+				points = append(points, point{place: place, off: off})
 			}
 			if place > s.after {
 				r.add(Entry{Place: place, Payload: payload})
 			}
 		case errors.Is(err, io.EOF):
 			s.lost(r, place, s.limit)
-			return s.limit, nil
+			return points, s.limit, nil
 		case errors.Is(err, errDamaged):
 			_, ok, err := sc.skip(s.limit)
 			if err != nil {
-				return reached, err
+				return points, reached, err
 			}
 			if !ok {
 				s.lost(r, place, s.limit)
-				return s.limit, nil
+				return points, s.limit, nil
 			}
 			s.lost(r, place, sc.place-1)
 		default:
-			return reached, err
+			return points, reached, err
 		}
 		if !r.closed {
 			reached = max(reached, sc.place-1)
 		}
 	}
-	return reached, nil
+	return points, reached, nil
 }
 
 // lost tells that the places from to to are damaged, unless that was told.

@@ -116,15 +116,20 @@ func checksum(payload []byte, place uint64) uint32 {
 }
 
 func beginChecksum(payload []byte) uint32 {
-	var length [4]byte
-	binary.LittleEndian.PutUint32(length[:], uint32(len(payload)))
-	return crc32.Update(crc32.Checksum(payload, castagnoli), castagnoli, length[:])
+	return addNumber(crc32.Checksum(payload, castagnoli), uint64(len(payload)), 4)
 }
 
-func endChecksum(begun uint32, place uint64) uint32 {
-	var b [8]byte
-	binary.LittleEndian.PutUint64(b[:], place)
-	return crc32.Update(begun, castagnoli, b[:])
+func endChecksum(begun uint32, place uint64) uint32 { return addNumber(begun, place, 8) }
+
+// addNumber goes on with a checksum by the lowest size bytes of n. The standard
+// library would have them on the heap.
+func addNumber(sum uint32, n uint64, size int) uint32 {
+	sum = ^sum
+	for range size {
+		sum = castagnoli[byte(sum)^byte(n)] ^ sum>>8
+		n >>= 8
+	}
+	return ^sum
 }
 
 func appendEntry(b, payload []byte, place uint64) []byte {
@@ -158,7 +163,7 @@ type scanner struct {
 	off    int64  // of what comes next
 	end    int64  // nothing is read from here on
 	place  uint64 // of what comes next
-	window int    // bytes to read at a time
+	window int    // bytes to read at a time; it grows
 	patch  bool   // pages that cannot be read are zeros
 
 	buf     []byte // what the file has from at on
@@ -218,6 +223,7 @@ func (s *scanner) peek(n int64) ([]byte, error) {
 			return nil, err
 		}
 		s.buf, s.at, from = buf, s.off, 0
+		s.window = min(2*s.window, maxWindow)
 	}
 	return s.buf[from : from+n], nil
 }

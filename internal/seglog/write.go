@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"time"
 
@@ -144,7 +145,7 @@ func (l *Log) write(g *group) {
 		return
 	}
 	if !w.ill {
-		l.logger.Error("segment log cannot be written", "dir", l.cfg.Dir, "error", err)
+		l.logger.Error("segment log cannot be written", "dir", l.cfg.Dir, "err", err)
 	}
 	w.ill = true
 	w.pause = min(max(2*w.pause, minPause), maxPause)
@@ -214,8 +215,14 @@ func (l *Log) held() int64 {
 // begin makes a segment for the entries from first on. The one before stays as
 // it is. One of the same name has no entry, and is replaced.
 func (l *Log) begin(first uint64) error {
-	file, err := l.create(segmentName(first), encodeHeader(first))
+	name := segmentName(first)
+	file, err := l.create(name, encodeHeader(first))
 	if err != nil {
+		if _, gone := os.Lstat(l.path(name)); !errors.Is(gone, fs.ErrNotExist) {
+			// A file of that name ends the places of the one before: nothing more
+			// may be written to that, and the next try replaces this.
+			l.writer.close()
+		}
 		return err
 	}
 	l.writer.close()
@@ -264,7 +271,7 @@ func (l *Log) renew() {
 		return
 	}
 	if err := l.begin(last + 1); err != nil && !l.writer.ill {
-		l.logger.Warn("no new segment for the segment log", "dir", l.cfg.Dir, "error", err)
+		l.logger.Warn("no new segment for the segment log", "dir", l.cfg.Dir, "err", err)
 	}
 }
 

@@ -19,11 +19,13 @@ import (
 // they change is durable when they return nil.
 type Orders interface {
 	// Give keeps a command for its device. One of an id that the device has
-	// already changes nothing, and returns that. ErrNotFound: no such device;
-	// ErrConflict: it is revoked, or has another command of that id; ErrInvalid
-	// names the member; ErrThrottled: too many wait.
+	// already, with the same payload, changes nothing, and returns that.
+	// ErrNotFound: no such device; ErrConflict: it is revoked; ErrExists: it has
+	// another command of that id; ErrInvalid names the member; ErrThrottled: too
+	// many wait.
 	Give(ctx context.Context, o edgeclaim.Order) (edgeclaim.Command, error)
-	// TakeBack cancels one. ErrNotFound; ErrConflict: it has come to its end.
+	// TakeBack cancels one, or returns it where that was done already.
+	// ErrNotFound; ErrConflict: it has come to another end.
 	TakeBack(ctx context.Context, device edgeclaim.DeviceID, id edgeclaim.CommandID, by string) (edgeclaim.Command, error)
 	// Show returns one, with its Number; ErrNotFound.
 	Show(ctx context.Context, device edgeclaim.DeviceID, id edgeclaim.CommandID) (edgeclaim.Command, error)
@@ -38,7 +40,8 @@ type Settings interface {
 	Configs
 	// SetConfig replaces a device's configuration and writes the audit log; nil
 	// means durable. ErrInvalid: it is no JSON object, or above
-	// edgeclaim.MaxDeviceConfig; ErrNotFound: no such device.
+	// edgeclaim.MaxDeviceConfig; ErrNotFound: no such device; ErrConflict: it is
+	// revoked.
 	SetConfig(ctx context.Context, device edgeclaim.DeviceID, config []byte, by string) (edgeclaim.DeviceConfig, error)
 }
 

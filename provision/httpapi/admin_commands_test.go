@@ -73,7 +73,7 @@ func TestGiveCommand(t *testing.T) {
 		t.Errorf("%+v", f.work.queue[i])
 	}
 	for fault, want := range map[error]int{
-		edgeclaim.ErrThrottled: 429, edgeclaim.ErrConflict: 409, edgeclaim.ErrUnavailable: 503, errors.New("boom"): 500,
+		edgeclaim.ErrThrottled: 429, edgeclaim.ErrConflict: 409, edgeclaim.ErrExists: 409, edgeclaim.ErrUnavailable: 503, errors.New("boom"): 500,
 		edgeclaim.Invalid("payload", "larger than %d bytes", edgeclaim.MaxCommandPayload): 400,
 	} {
 		f.work.failing(always("give", fault))
@@ -161,6 +161,9 @@ func TestListCommands(t *testing.T) {
 			t.Errorf("%s: %d, want %d", query, status, want)
 		}
 	}
+	if status := f.call("POST", "/api/v1/devices/"+devices[1].DeviceID+"/commands/c-3/cancel", "", nil); status != 409 {
+		t.Errorf("one that has failed is cancelled: %d", status)
+	}
 	f.work.failing(always("list", edgeclaim.ErrUnavailable))
 	if status := f.call("GET", "/api/v1/commands", "", nil); status != 503 {
 		t.Errorf("a list that fails: %d", status)
@@ -193,9 +196,11 @@ func TestSetConfig(t *testing.T) {
 	if last := changes[len(changes)-1]; last["kind"] != "config.changed" || last["who"] != fmt.Sprintf("uid:%d", os.Geteuid()) {
 		t.Errorf("audited as %v", last)
 	}
-	f.work.failing(always("set config", edgeclaim.ErrNotFound))
-	if status := f.call("PUT", path, `{"config":{}}`, nil); status != 404 {
-		t.Errorf("of no device: %d", status)
+	for fault, want := range map[error]int{edgeclaim.ErrNotFound: 404, edgeclaim.ErrConflict: 409, edgeclaim.ErrUnavailable: 503} {
+		f.work.failing(always("set config", fault))
+		if status := f.call("PUT", path, `{"config":{}}`, nil); status != want {
+			t.Errorf("%v: %d, want %d", fault, status, want)
+		}
 	}
 }
 

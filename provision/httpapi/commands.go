@@ -44,8 +44,8 @@ const (
 	// command, in seconds.
 	defaultPoll = 25
 	maxPoll     = 60
-	// maxLooks is how often what is due is looked up for one answer, where it
-	// comes to its end between the look and the word that it is being sent.
+	// maxLooks is how often what is due is looked up for one answer: it may come
+	// to its end, or be taken by the device's MQTT connection, between two steps.
 	maxLooks = 4
 )
 
@@ -108,7 +108,7 @@ func (h commandHandler) wait(c *gin.Context, device edgeclaim.DeviceID, long tim
 	if err := errors.Join(control.SetReadDeadline(last), control.SetWriteDeadline(last)); err != nil {
 		return nil, nil //nolint:nilerr // the connection is gone, and its answer fails by itself
 	}
-	for {
+	for range maxLooks {
 		err := h.commands.Wait(ctx, device)
 		switch {
 		case errors.Is(context.Cause(ctx), errReplaced):
@@ -123,6 +123,7 @@ func (h commandHandler) wait(c *gin.Context, device edgeclaim.DeviceID, long tim
 			return due, err
 		}
 	}
+	return nil, nil // others are quicker: the device asks again
 }
 
 // due takes what is due, and says that it is being sent.

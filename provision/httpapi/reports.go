@@ -101,6 +101,7 @@ func (h reportHandler) body(c *gin.Context) (body []byte, leave func(), err erro
 		default:
 			return nil, leave, edgeclaim.ErrThrottled
 		}
+		all.Grow(int(max(0, declared-smallReport)) + bytes.MinRead)
 		_, err = all.ReadFrom(reader)
 	}
 	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {

@@ -183,11 +183,11 @@ func (r *recorder) through(served []string) func(http.Handler) http.Handler {
 func (r *recorder) before(next http.Handler, served []string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
 		var asked bytes.Buffer
-		body := request.Body
-		request.Body = struct {
+		heard := request.WithContext(request.Context()) // net/http looks at its own body once more
+		heard.Body = struct {
 			io.Reader
 			io.Closer
-		}{io.TeeReader(body, limited{&asked}), body}
+		}{io.TeeReader(request.Body, limited{&asked}), request.Body}
 		answer := &answer{ResponseWriter: w}
 		broken := true
 		defer func() {
@@ -198,7 +198,7 @@ func (r *recorder) before(next http.Handler, served []string) http.Handler {
 				r.hold(request, asked.Bytes(), answer, served)
 			}
 		}()
-		next.ServeHTTP(answer, request)
+		next.ServeHTTP(answer, heard)
 		broken = false
 	})
 }

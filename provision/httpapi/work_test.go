@@ -275,7 +275,7 @@ func (w *work) TakeBack(ctx context.Context, device edgeclaim.DeviceID, id edgec
 	switch {
 	case err != nil:
 		return command, err
-	case command.Status.Final():
+	case command.Status.Final() && command.Status != edgeclaim.CommandCancelled:
 		return command, edgeclaim.ErrConflict
 	}
 	w.mu.Lock()

@@ -18,13 +18,18 @@ const (
 	benchEach  = 2 // batches of a box in one group: some 4 MiB together
 )
 
-// BenchmarkApply commits two batches of each of 20 boxes at once, every record a
-// new device. Its peer keeps the same texts under the same keys in the same
+// BenchmarkApply commits two batches of each of 20 boxes at once. In lane prov
+// every record is a new device; in tel each is a point of one of its box's 100
+// devices. Its peer keeps the same texts under the same keys in the same
 // database, a row a statement, and does nothing else.
 func BenchmarkApply(b *testing.B) {
 	for _, database := range []string{"sqlite", "postgres"} {
-		for _, peer := range []bool{false, true} {
-			b.Run(fmt.Sprintf("database=%s/boxes=%d/batch=%d/peer=%v", database, benchBoxes, benchBatch, peer), func(b *testing.B) {
+		for _, kind := range []struct {
+			lane edgeclaim.Lane
+			peer bool
+		}{{edgeclaim.LaneProv, false}, {edgeclaim.LaneTel, false}, {edgeclaim.LaneProv, true}, {edgeclaim.LaneTel, true}} {
+			b.Run(fmt.Sprintf("database=%s/lane=%s/boxes=%d/batch=%d/peer=%v", database, kind.lane, benchBoxes, benchBatch, kind.peer), func(b *testing.B) {
+				peer := kind.peer
 				var url string
 				if database == "sqlite" {
 					url = "sqlite:" + filepath.Join(b.TempDir(), "bench.db")
@@ -48,7 +53,7 @@ func BenchmarkApply(b *testing.B) {
 				round := 0
 				for b.Loop() {
 					b.StopTimer()
-					items := benchRound(b, round)
+					items := benchRound(b, kind.lane, round)
 					round++
 					b.StartTimer()
 					if peer {
@@ -67,7 +72,7 @@ func BenchmarkApply(b *testing.B) {
 	}
 }
 
-func benchRound(b *testing.B, round int) []registry.Item {
+func benchRound(b *testing.B, lane edgeclaim.Lane, round int) []registry.Item {
 	items := make([]registry.Item, benchBoxes*benchEach)
 	for at := range items {
 		n := at % benchBoxes
@@ -75,9 +80,13 @@ func benchRound(b *testing.B, round int) []registry.Item {
 		lines := make([]line, benchBatch)
 		for i := range lines {
 			sequence := first + uint64(i)
+			if lane == edgeclaim.LaneTel {
+				lines[i] = point(b, sequence, n*1_000_000+int(sequence%100))
+				continue
+			}
 			lines[i] = provisioned(b, sequence, n*1_000_000+int(sequence), 1)
 		}
-		items[at] = prov(b, fmt.Sprintf("box-%d", n), first, first+benchBatch-1, lines...)
+		items[at] = batch(b, fmt.Sprintf("box-%d", n), 1, lane, first, first+benchBatch-1, lines...)
 	}
 	return items
 }

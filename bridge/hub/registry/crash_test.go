@@ -30,8 +30,9 @@ const (
 	crashRounds   = 4
 )
 
-// crashHelper applies batch after batch from where the registry stands, and
-// says each mark that it could acknowledge.
+// crashHelper applies batch after batch of two lanes, and the states of a
+// device, from where the registry stands, and says each mark that it could
+// acknowledge.
 func crashHelper(dir string) int {
 	t := &helper{}
 	db, err := registry.Open(context.Background(), registry.Config{Dir: dir})
@@ -40,13 +41,18 @@ func crashHelper(dir string) int {
 		return 1
 	}
 	for upto := greet(t, db, hello(box, 1, 1<<40)).Resume["prov"].Upto; ; {
-		lines := make([]line, 0, crashBatch)
+		lines, points := make([]line, 0, crashBatch), make([]line, 0, crashBatch)
 		for i := range uint64(crashBatch) {
 			if sequence := upto + 1 + i; sequence%5 != 0 {
 				lines = append(lines, provisioned(t, sequence, int(sequence), 1))
+				points = append(points, point(t, sequence, 1))
 			}
 		}
-		results, err := db.Apply(context.Background(), []registry.Item{prov(t, box, upto+1, upto+crashBatch, lines...)})
+		results, err := db.Apply(context.Background(), []registry.Item{
+			prov(t, box, upto+1, upto+crashBatch, lines...),
+			batch(t, box, 1, edgeclaim.LaneTel, upto+1, upto+crashBatch, points...),
+			states(box, strconv.FormatUint(upto, 10), 1, true, wire.DeviceState{DeviceState: stateOf(t, 1, true, int(upto)+1)}),
+		})
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
@@ -94,9 +100,14 @@ func TestCrash(t *testing.T) {
 			t.Fatal("nothing was acknowledged")
 		}
 		db := openAt(t, registry.Config{URL: "sqlite:" + filepath.Join(dir, registry.FileName)})
-		h := heldOf(t, db, box, 1)
-		if err := h.whole(); err != nil || h.Upto < acked {
-			t.Errorf("round %d: upto %d, acknowledged %d: %v", round, h.Upto, acked, err)
+		for lane := 1; lane <= 3; lane += 2 { // prov and tel
+			h := heldOf(t, db, box, lane)
+			if err := h.whole(); err != nil || h.Upto < acked {
+				t.Errorf("round %d, lane %d: upto %d, acknowledged %d: %v", round, lane, h.Upto, acked, err)
+			}
+		}
+		if h := presenceOf(t, db, 1); h.Presence != edgeclaim.PresenceOnline || h.Since.Before(now.Add(time.Duration(acked-crashBatch)*time.Second)) {
+			t.Errorf("round %d: %s since %v, acknowledged %d", round, h.Presence, h.Since, acked)
 		}
 		for _, n := range []int{1, int(acked) - 1} {
 			if got := verify(t, db, n, 1); got != "valid by "+box {

@@ -29,7 +29,7 @@ const (
 type reader struct {
 	lane edgeclaim.Lane
 	what what
-	read func(*event) error
+	read func(*event) error // nil: only the lane is judged, for there are many
 }
 
 // readerOf knows the types that are acted on; all others are kept as they are.
@@ -51,8 +51,10 @@ func readerOf(kind edgeclaim.RecordType) (reader, bool) {
 		return reader{edgeclaim.LaneEvt, saysHead, (*event).readHead}, true
 	case edgeclaim.TypeCommandStatus:
 		return reader{edgeclaim.LaneEvt, saysCommand, (*event).readCommand}, true
-	case edgeclaim.TypeTelemetry, edgeclaim.TypeDeviceEvent:
-		// for whoever reads the records
+	case edgeclaim.TypeTelemetry:
+		return reader{edgeclaim.LaneTel, saysNothing, nil}, true
+	case edgeclaim.TypeDeviceEvent:
+		return reader{edgeclaim.LaneEvt, saysNothing, nil}, true
 	case edgeclaim.TypeDeviceUnconfirmed, edgeclaim.TypeClaimRefused, edgeclaim.TypeClockChanged, edgeclaim.TypeAlarmRaised, edgeclaim.TypeGap:
 		// for people
 	}
@@ -70,6 +72,8 @@ func (e *event) decodeData() error {
 		return edgeclaim.Invalid("lane", "%s goes in %s", kind, r.lane)
 	case e.Data == nil:
 		return edgeclaim.Invalid("data", "want a JSON object")
+	case r.read == nil:
+		return nil
 	}
 	if err := r.read(e); err != nil {
 		return err

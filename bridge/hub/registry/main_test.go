@@ -160,6 +160,14 @@ func released(t testing.TB, sequence uint64, n int) line {
 		`"box_id":"b","site":"s","released_at":"2026-10-04T09:12:33Z"}`, id, tenantID, hardware(n))}
 }
 
+// point is what device n measured.
+func point(t testing.TB, sequence uint64, n int) line {
+	t.Helper()
+	id := deviceID(t, n)
+	return line{sequence, edgeclaim.TypeTelemetry, id, fmt.Sprintf(`{"device_id":%q,"tenant_id":%q,"timestamp":"2026-10-04T09:12:33Z",`+
+		`"values":{"temperature":%d.5,"humidity":61,"door":"closed","rpm":1480,"vibration":0.031}}`, id, tenantID, sequence%40)}
+}
+
 // noise is a record that changes nothing here.
 func noise(sequence uint64) line {
 	return line{sequence: sequence, kind: "a.later.type", data: `{"n":1}`}

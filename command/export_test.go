@@ -1,0 +1,16 @@
+package command
+
+import (
+	"encoding/json"
+
+	"edgeclaim"
+)
+
+// ParseAnswer reads what a device says of a command.
+func ParseAnswer(body []byte) (id edgeclaim.CommandID, status edgeclaim.CommandStatus, result json.RawMessage, problem, err error) {
+	a, err := parseAnswer(body)
+	if err != nil {
+		return id, "", nil, nil, err
+	}
+	return a.id, a.status, a.result, a.problem, nil
+}
