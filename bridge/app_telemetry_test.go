@@ -402,12 +402,23 @@ func TestStickTelemetry(t *testing.T) {
 	if acked := m.acked(edgeclaim.LaneTel); acked != 600 {
 		t.Errorf("forgotten up to %d", acked)
 	}
+	broken, reads := "next", 0
 	m.fail = func(call string, lane edgeclaim.Lane) error {
-		if lane == edgeclaim.LaneTel {
-			return errors.New("no such disk")
+		if lane == edgeclaim.LaneTel && call == broken {
+			if reads++; reads > 2 {
+				return errors.New("no such disk")
+			}
 		}
 		return nil
 	}
+	m.add(edgeclaim.LaneTel, 2000)
+	out = export(t, s)
+	at := slices.IndexFunc(s.Exports.(exports)[out.hello.Nonce], func(m edgeclaim.Mark) bool { return m.Lane == edgeclaim.LaneTel })
+	mark := s.Exports.(exports)[out.hello.Nonce][at].Upto
+	if last := out.batches[len(out.batches)-1]; mark == 0 || mark >= 2700 || last.Lane != edgeclaim.LaneTel || last.Last != mark {
+		t.Errorf("the export is known up to %d, and holds up to %d", mark, last.Last)
+	}
+	broken, reads = "begin", 100
 	m.add(edgeclaim.LaneEvt, 1)
 	out = export(t, s)
 	if _, said := out.hello.Lanes[edgeclaim.LaneTel]; said || len(out.batches) == 0 {
@@ -415,3 +426,21 @@ func TestStickTelemetry(t *testing.T) {
 	}
 }
 
+// TestAppCheckOfWhatIsLost: upstream names the last point it has, which the box
+// has lost since, before it heard so: that is no sign of an old copy.
+func TestAppCheckOfWhatIsLost(t *testing.T) {
+	a := newApplication(t, nil)
+	a.marks[epoch+"tel"] = 50
+	a.welcome = func(w *wire.Welcome) {
+		w.Resume[edgeclaim.LaneTel] = wire.Resume{Upto: 50, Check: edgeclaim.Check{Sequence: 50, Hash: strings.Repeat("h", 22)}}
+	}
+	m := newMemory()
+	m.add(edgeclaim.LaneTel, 60)
+	m.lose(50)
+	b := startWith(t, appConf(a), m.withTelemetry())
+	m.awaitAcked(t, edgeclaim.LaneTel, 60)
+	b.stop()
+	if alarms := b.Status().Alarms; len(alarms) > 0 || m.count("renew") > 0 {
+		t.Errorf("alarms %+v, %d renewals", alarms, m.count("renew"))
+	}
+}

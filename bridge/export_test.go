@@ -50,3 +50,15 @@ var (
 	LedgerPut   = (*ledger).put
 	LedgerRun   = (*ledger).run
 )
+
+// FillTopic gives the tests a topic as a point goes to it.
+func FillTopic(text string, id Identity, r *edgeclaim.Record) (topic string, ok bool, err error) {
+	n := wire.Names{Site: id.Site, Box: id.Box}
+	t, err := newTopics(&Config{TelemetryTopic: text}, n)
+	if err != nil || text == "" {
+		return "", false, err
+	}
+	d := &drain{session: &session{Bridge: &Bridge{names: n, topics: t}}}
+	topic, ok = d.raw(r)
+	return topic, ok, nil
+}

@@ -298,3 +298,43 @@ func write(t testing.TB, path, text string) {
 		t.Fatal(err)
 	}
 }
+
+// TestMosquittoTelemetry: points reach a plain subscriber as devices said them,
+// through a broker that is killed in between; who comes late hears who is at
+// work.
+func TestMosquittoTelemetry(t *testing.T) {
+	broker := mosquitto.Start(t, mosquitto.Options{})
+	m := newMemory()
+	m.add(edgeclaim.LaneTel, 3000)
+	states := newPresences()
+	states.set(4, edgeclaim.PresenceOnline, nil)
+	parts := m.withTelemetry()
+	parts.States = states
+	conf := quick("mqtt://" + broker.Addr())
+	conf.Window, conf.WriteTimeout = 64, 200*time.Millisecond
+	w := watch(t, plain(broker.Addr()), "devices/+/telemetry")
+	came := map[string]bool{}
+	b := startWith(t, conf, parts)
+	for range 100 {
+		n := w.next(t)
+		came[string(n.Payload())] = true
+	}
+	broker.Kill()
+	b.awaitStatus(t, func(s edgeclaim.UpstreamStatus) bool { return !up(s) })
+	m.add(edgeclaim.LaneTel, 500)
+	acked := m.acked(edgeclaim.LaneTel)
+	broker.Restart()
+	w = watch(t, plain(broker.Addr()), "devices/+/telemetry")
+	m.awaitAcked(t, edgeclaim.LaneTel, 3500)
+	late := watch(t, plain(broker.Addr()), "devices/+/presence").next(t)
+	if late.Topic() != "devices/"+deviceAt(4).String()+"/presence" || !late.Retained() {
+		t.Errorf("%s, retained %v", late.Topic(), late.Retained())
+	}
+	if acked < 1 || acked >= 3000 {
+		t.Errorf("%d of 3000 had arrived when the broker was killed", acked)
+	}
+	m.add(edgeclaim.LaneTel, 1)
+	for last := string(newPoint(3501).Payload); !came[last]; {
+		came[string(w.next(t).Payload())] = true
+	}
+}

@@ -21,7 +21,7 @@ type line struct {
 	*upstream
 
 	mu      sync.Mutex
-	budget  int // PUBACKs to give
+	budget  int    // PUBACKs to give
 	held    []held // in order
 	peer    *peer
 	came    []message
@@ -269,6 +269,9 @@ func TestPubackGaps(t *testing.T) {
 				var n uint64
 				if _, err := fmt.Sscanf(one.payload, `{"n": %d}`, &n); err == nil {
 					told[n]++
+					if gaps > 0 && n <= upto {
+						t.Errorf("point %d is told after the gap that says it is lost", n)
+					}
 				} else if gaps++; !strings.Contains(one.payload, fmt.Sprintf(`"to":%d`, upto)) {
 					t.Errorf("told %s", one.payload)
 				}
@@ -439,4 +442,23 @@ func TestTopicsRefuse(t *testing.T) {
 	if _, err := bridge.New(c, newMemory().parts(), bridge.Identity{Site: "edgeclaim", Box: "b"}, nil); !errors.Is(err, edgeclaim.ErrInvalid) {
 		t.Errorf("a topic that becomes one of the protocol's: %v", err)
 	}
+}
+
+// FuzzTopic: a template that is accepted makes a topic that can be published to,
+// of that device and not the protocol's; one that is refused is not repeated.
+func FuzzTopic(f *testing.F) {
+	for _, seed := range []string{"devices/{device_id}/telemetry", "{site}{box_id}{tenant_id}{device_id}", "{", "}{device_id}", "a/+/{device_id}"} {
+		f.Add(seed)
+	}
+	point := newPoint(1)
+	f.Fuzz(func(t *testing.T, text string) {
+		topic, ok, err := bridge.FillTopic(text, identity, &point)
+		switch {
+		case err != nil && len(text) > 20 && strings.Contains(err.Error(), text):
+			t.Errorf("%q is repeated in %v", text, err)
+		case err == nil && text != "" && (!ok || !strings.Contains(topic, point.Device.String()) ||
+			strings.ContainsAny(topic, "+#\x00") || strings.HasPrefix(topic, "edgeclaim/v1/")):
+			t.Errorf("%q makes %q", text, topic)
+		}
+	})
 }

@@ -171,15 +171,15 @@ func TestExpiredCommandIsNotSent(t *testing.T) {
 			return fmt.Appendf(nil, "%s %s", c.Payload, c.ExpiresAt.Sub(at))
 		}
 	}}
-	b := start(t, r, nil)
-	c := device(t, b, mqttwire.V5, id)
-	subscribe(t, c, 1, commandsOf(id))
 	r.fail = func(method string) error {
 		if method == "sent" {
 			hours.Add(2)
 		}
 		return nil
 	}
+	b := start(t, r, nil)
+	c := device(t, b, mqttwire.V5, id)
+	subscribe(t, c, 1, commandsOf(id))
 	r.put(id, []byte("late"), now.Add(time.Hour))
 	r.tellUntil(b, id, []byte("in time"), now.Add(5*time.Hour))
 	p := hears(t, c, commandsOf(id), "in time 3h0m0s")

@@ -14,3 +14,10 @@ func ParseAnswer(body []byte) (id edgeclaim.CommandID, status edgeclaim.CommandS
 	}
 	return a.id, a.status, a.result, a.problem, nil
 }
+
+// Look is one look of Run's at what waits.
+func (s *Service) Look() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.index.look(s.moment(), &s.cfg, longestPause)
+}

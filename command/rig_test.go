@@ -46,7 +46,8 @@ type rig struct {
 	cfg    command.Config
 	db     *store.DB
 	clock  *clock.Clock
-	before func()       // called before each AddCommand
+	before func()       // called before each change of commands
+	after  func()       // called after each AddCommand
 	began  time.Time    // of the box
 	step   atomic.Int64 // how far the wall clock is off
 
@@ -171,12 +172,19 @@ func (m meddled) AddCommand(ctx context.Context, c edgeclaim.Command, rec edgecl
 	if err := m.r.failed.Load(); err != nil {
 		return edgeclaim.Command{}, false, *err
 	}
-	return m.DB.AddCommand(ctx, c, rec)
+	c, fresh, err := m.DB.AddCommand(ctx, c, rec)
+	if m.r.after != nil {
+		m.r.after()
+	}
+	return c, fresh, err
 }
 
 func (m meddled) ChangeCommands(ctx context.Context, numbers []uint64,
 	change func(*edgeclaim.Command) (*edgeclaim.Record, error),
 ) ([]edgeclaim.Command, error) {
+	if m.r.before != nil {
+		m.r.before()
+	}
 	if err := m.r.failed.Load(); err != nil {
 		return nil, *err
 	}

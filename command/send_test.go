@@ -118,6 +118,53 @@ func TestSentIsDurableFirst(t *testing.T) {
 	})
 }
 
+// TestSlowDisk: what goes over while it becomes durable that it is sent is not
+// written.
+func TestSlowDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil)
+		defer r.close()
+		r.give("a", 5*time.Second)
+		r.before = func() { <-time.After(4500 * time.Millisecond) }
+		wantErr(t, r.Sent(t.Context(), device(t, 1), id(t, "a")), edgeclaim.ErrConflict)
+	})
+}
+
+// TestBehindTheStore: a command that ended before memory had it is not sent, and
+// does not stay.
+func TestBehindTheStore(t *testing.T) {
+	inBubble(t, nil, func(t *testing.T, r *rig) {
+		r.after = func() {
+			_, err := r.db.ChangeCommands(t.Context(), []uint64{1}, func(c *edgeclaim.Command) (*edgeclaim.Record, error) {
+				c.Status = edgeclaim.CommandCancelled
+				return nil, nil
+			})
+			r.noErr(err)
+		}
+		r.give("a", time.Hour)
+		r.after = nil
+		r.give("b", time.Hour)
+		r.waiting(2)
+		wantErr(t, r.Sent(t.Context(), device(t, 1), id(t, "b"), id(t, "a")), edgeclaim.ErrConflict)
+		equal(t, "none is sent", r.status("b"), "queued")
+		equal(t, "status", r.status("a"), "cancelled")
+		equal(t, "due", r.due(), "b")
+		r.waiting(1)
+	})
+}
+
+// TestShortPauses: Run knows of a pause that began after it last looked.
+func TestShortPauses(t *testing.T) {
+	inBubble(t, func(c *command.Config) { c.RetryBase = time.Second }, func(t *testing.T, r *rig) {
+		r.give("a", time.Hour)
+		r.pass(time.Second)
+		r.send()
+		r.wakes()
+		r.pass(time.Second + 200*time.Millisecond)
+		equal(t, "woken", len(r.wakes()), 1)
+	})
+}
+
 func TestEncode(t *testing.T) {
 	inBubble(t, nil, func(t *testing.T, r *rig) {
 		c := r.give("a", 90*time.Second)

@@ -124,14 +124,10 @@ func (s *Service) sweep(ctx context.Context) (pause time.Duration, err error) {
 		s.wake(device)
 	}
 	return pause, s.endAll(ctx, over, func(c *edgeclaim.Command) verdict {
-		switch {
-		case m.now.Before(c.ExpiresAt):
-			return verdict{}
-		case c.Status == edgeclaim.CommandQueued: // sent is durable before it is written
+		if c.Status == edgeclaim.CommandQueued { // sent is durable before it is written
 			return verdict{status: edgeclaim.CommandExpired, reason: reasonNotSent}
-		default:
-			return verdict{status: edgeclaim.CommandExpired, reason: reasonNoAnswer}
 		}
+		return verdict{status: edgeclaim.CommandExpired, reason: reasonNoAnswer}
 	})
 }
 

@@ -29,8 +29,7 @@ const (
 	mostPresent   = 1_000_000
 )
 
-// Config says where what devices say is kept, and how much of it (P7). The
-// names in comments are the keys of the configuration file.
+// Config says where what devices say is kept, and how much of it (P7).
 type Config struct {
 	// Dir is the data folder; the logs lie in telemetry/points and
 	// telemetry/events below it.

@@ -166,6 +166,12 @@ func TestQuota(t *testing.T) {
 	if next := b.next(0); next[0].Sequence != dropped+3 {
 		t.Errorf("%+v", next[0])
 	}
+	acked := b.clock.stamp()
+	b.clock.pass(time.Hour)
+	b.fill()
+	if next := b.next(0)[0]; gapOf(t, next).From != dropped+3 || next.Stamp != acked {
+		t.Errorf("%s, want the time of the last ack, %v", text(next), acked)
+	}
 }
 
 // TestQuotaAfterSending: what was sent before it was dropped is acknowledged,

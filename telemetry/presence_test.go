@@ -136,6 +136,40 @@ func TestChanged(t *testing.T) {
 	}
 }
 
+// TestChangedBehindWhoLeft: a page goes on where the last one ended, though that
+// device has left, or is known no more.
+func TestChangedBehindWhoLeft(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, func(b *box) { b.cfg.MaxPresent = 3 })
+	for _, n := range []int{0, 2, 1} {
+		b.say(n, `{"n":1}`)
+	}
+	b.say(1, `{"n":2}`)
+	_, upto := b.states(0, 10, false)
+	if _, upto = b.states(upto, 10, true); upto == 0 {
+		t.Fatal("nothing was told")
+	}
+	b.Gone(admission(t, 1).Device)
+	b.say(0, `{"n":3}`)
+	said, upto := b.states(upto, 10, true)
+	if diff := cmp.Diff([]string{`1 offline 4 {"n":2}`, `0 online 5 {"n":3}`}, said); diff != "" {
+		t.Error(diff)
+	}
+	b.Gone(admission(t, 2).Device)
+	_, upto = b.states(upto, 10, false)
+	for n := 3; n < 7; n++ {
+		b.say(n, `{"n":4}`)
+		b.Gone(admission(t, n).Device)
+	}
+	if _, ok := b.State(admission(t, 2).Device); ok {
+		t.Fatal("the page's last device is still known")
+	}
+	said, _ = b.states(upto, 10, false)
+	if diff := cmp.Diff([]string{"4 offline", "5 offline", "6 offline"}, said); diff != "" {
+		t.Error(diff)
+	}
+}
+
 // TestPresenceBounded: beyond the limit, the one silent longest is away, and
 // the one away longest is forgotten.
 func TestPresenceBounded(t *testing.T) {
@@ -149,6 +183,12 @@ func TestPresenceBounded(t *testing.T) {
 	said, _ := b.states(0, 10, false)
 	if diff := cmp.Diff([]string{"2 online", "0 offline", "4 online", "1 offline", "5 online", "3 offline"}, said); diff != "" {
 		t.Error(diff)
+	}
+	for n := 10; n < 13; n++ { // who says nothing of use takes no more room
+		_, _ = b.Telemetry(t.Context(), report(t, n, `nonsense`))
+	}
+	if _, ok := b.State(admission(t, 3).Device); ok {
+		t.Error("the one away longest is still known")
 	}
 	b.say(6, `{"a":1}`)
 	if _, ok := b.State(admission(t, 0).Device); ok || b.Status().Online != 3 {

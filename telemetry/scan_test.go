@@ -2,6 +2,7 @@ package telemetry_test
 
 import (
 	"bytes"
+	"fmt"
 	"math"
 	"strconv"
 	"strings"
@@ -60,6 +61,34 @@ func sameJudgement(t *testing.T, text []byte) {
 
 // depth is a bound of it, quotes or not.
 func depth(text []byte) int { return bytes.Count(text, []byte("[")) + bytes.Count(text, []byte("{")) }
+
+// TestNames: whatever was looked through before, a name is twice in a point or
+// it is not.
+func TestNames(t *testing.T) {
+	t.Parallel()
+	by, looker := admission(t, 1), telemetry.NewLooker()
+	for round := range 400 {
+		for n := range 12 {
+			var members []string
+			for i := range n + 1 {
+				members = append(members, fmt.Sprintf(`"m%d.%d":1`, round, i))
+			}
+			if body := "{" + strings.Join(members, ",") + "}"; !looker.Look([]byte(body), by.Device) {
+				t.Fatalf("%s is not taken", body)
+			}
+			members = append(members, members[n/2])
+			if body := "{" + strings.Join(members, ",") + "}"; looker.Look([]byte(body), by.Device) {
+				t.Fatalf("%s is taken", body)
+			}
+		}
+	}
+	for round := range 400 {
+		body := strings.ReplaceAll(`{"1x":1,"2x":1,"3x":1,"4x":1,"5x":1,"6x":1,"7x":1,"8x":1,"8x":1}`, "x", strconv.Itoa(round))
+		if looker.Look([]byte(body), by.Device) {
+			t.Fatalf("%s is taken", body)
+		}
+	}
+}
 
 func FuzzDocument(f *testing.F) {
 	for _, text := range texts {

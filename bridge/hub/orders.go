@@ -26,7 +26,7 @@ const (
 // orders is what the applier remembers of the commands that wait. Nothing in it
 // is needed: what is forgotten is told once more, which does nothing (P8).
 type orders struct {
-	asked time.Time // when the registry was last asked
+	next  time.Time // when the registry is asked again
 	after int64     // where the round through the old ones stands
 	known int64     // the newest command seen; those above it are new
 }
@@ -41,17 +41,25 @@ type forBox struct {
 // them: the new ones, and one page of the old ones, so that many waiting
 // commands cost no more than few.
 func (a *applier) tellOrders(ctx context.Context, now time.Time) {
-	if now.Sub(a.orders.asked) < ordersEvery || a.health.wait(nil, now) > 0 {
+	if now.Before(a.orders.next) || a.health.wait(nil, now) > 0 {
 		return
 	}
-	a.orders.asked = now
+	a.orders.next = now.Add(ordersEvery)
 	ctx, cancel := context.WithTimeout(ctx, a.conf.ApplyTimeout)
 	defer cancel()
 	due, err := a.dueOrders(ctx)
-	if err != nil {
-		a.failed(nil, err)
-		return
+	if err == nil {
+		err = a.tellAll(ctx, due, now)
 	}
+	if err != nil {
+		// It says nothing of whether the registry takes what boxes tell.
+		a.orders.next = time.Now().Add(a.conf.RetryLimit)
+		a.logger.Error("commands could not be read, or noted as told", "err", err, "retry_in", a.conf.RetryLimit)
+	}
+}
+
+// tellAll tells what is due to the boxes that are welcome.
+func (a *applier) tellAll(ctx context.Context, due []registry.Due, now time.Time) error {
 	var order []*forBox
 	of := map[*session]*forBox{}
 	for _, d := range due {
@@ -67,13 +75,10 @@ func (a *applier) tellOrders(ctx context.Context, now time.Time) {
 	}
 	for _, box := range order {
 		if err := a.tellBox(ctx, box); err != nil {
-			a.failed(nil, err)
-			return
+			return err
 		}
 	}
-	if len(order) > 0 {
-		a.worked()
-	}
+	return nil
 }
 
 // dueOrders reads the next page of what waits, and what is new.

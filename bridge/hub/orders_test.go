@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -147,34 +146,44 @@ func TestManyOrders(t *testing.T) {
 	for i := range n {
 		r.give(b, uint64(i%3+1), fmt.Sprintf("c-%03d", i), payload)
 	}
-	begun, told, waits := time.Now(), map[string]bool{}, []string{}
-	sequence := uint64(1)
-	for len(told) < n {
-		for _, o := range b.ordered().Commands { // nextDown judges its size
-			if id := o.ID.String(); !told[id] {
-				told[id] = true
-				waits = append(waits, id)
+	begun, told, waits, acked := time.Now(), map[string]bool{}, []string{}, uint64(0)
+	hear := func() {
+		switch m := b.nextDown().(type) { // which judges its size
+		case *wire.Ack:
+			acked = m.Upto[evt]
+		case *wire.Commands:
+			for _, o := range m.Commands {
+				if id := o.ID.String(); !told[id] {
+					told[id] = true
+					waits = append(waits, id)
+				}
 			}
+		}
+	}
+	for sequence := uint64(0); len(told) < n; {
+		for len(told) < 256 { // as many come without an answer
+			hear()
 		}
 		if len(waits) > 256 && time.Since(begun) < 10*time.Second { // then they are told again, and others with them
 			t.Errorf("%d at once", len(waits))
 		}
-		if len(told) < 256 {
-			continue // as many come without an answer
-		}
-		for part := range slices.Chunk(waits, 100) { // as many as a message holds
-			var events [][]byte
-			for k, id := range part {
-				var i uint64
-				if _, err := fmt.Sscanf(id, "c-%d", &i); err != nil {
-					t.Fatal(err)
-				}
-				events = append(events, b.says(sequence+uint64(k), i%3+1, id, edgeclaim.CommandQueued))
+		some := waits[:min(len(waits), 100)] // a message holds no more
+		waits = waits[len(some):]
+		batch := &wire.Batch{Box: b.names.Box, Epoch: b.epoch, Lane: evt, Nonce: b.nonce, First: sequence + 1}
+		for _, id := range some {
+			var i uint64
+			if _, err := fmt.Sscanf(id, "c-%d", &i); err != nil {
+				t.Fatal(err)
 			}
-			b.answer(sequence, events...)
-			sequence += uint64(len(events))
+			sequence++
+			batch.Events = append(batch.Events, b.says(sequence, i%3+1, id, edgeclaim.CommandQueued))
 		}
-		waits = nil
+		if batch.Last = sequence; len(some) > 0 {
+			b.publish(b.names.Up("evt"), b.encode(batch), false)
+		}
+		for len(told) < n && (acked < sequence || len(waits) == 0) {
+			hear()
+		}
 	}
 	other.hello()
 	other.silent()

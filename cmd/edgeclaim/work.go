@@ -2,7 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"time"
 
 	"edgeclaim"
@@ -79,11 +82,31 @@ func (b *box) makeWork() error {
 	if err != nil {
 		return fmt.Errorf("commands: %w", err)
 	}
-	b.telemetry, err = telemetry.Open(b.settings.telemetryConfig(), telemetry.Parts{
-		Stamp: b.clock.Stamp, Epoch: b.db.Epoch, Events: b.db, Answers: b.commands, Told: b.telling,
-		Observe: func(alarm edgeclaim.Alarm) { b.alarms.raise(alarm, b.clock.Now()) },
-	}, b.logger)
-	return err
+	return b.openTelemetry()
+}
+
+// openTelemetry opens what devices said before. Where that cannot be, it is set
+// aside and the box begins with nothing: claims wait for no telemetry.
+func (b *box) openTelemetry() error {
+	open := func() (err error) {
+		b.telemetry, err = telemetry.Open(b.settings.telemetryConfig(), telemetry.Parts{
+			Stamp: b.clock.Stamp, Epoch: b.db.Epoch, Events: b.db, Answers: b.commands, Told: b.telling,
+			Observe: func(alarm edgeclaim.Alarm) { b.alarms.raise(alarm, b.clock.Now()) },
+		}, b.logger)
+		return err
+	}
+	err := open()
+	if err == nil {
+		return nil
+	}
+	b.logger.Error("telemetry cannot be opened and is set aside", "err", err)
+	folder := filepath.Join(b.settings.Data, "telemetry")
+	aside := folder + ".damaged-" + time.Now().UTC().Format("20060102T150405.000000000Z")
+	if moved := os.Rename(folder, aside); moved != nil {
+		return errors.Join(err, moved)
+	}
+	b.logger.Error("an empty telemetry log takes its place", "set_aside", aside)
+	return open()
 }
 
 func (b *box) closeTelemetry() error {

@@ -60,6 +60,7 @@ func TestScripts(t *testing.T) {
 			"pick":      pick,
 			"export":    export,
 			"told":      told,
+			"says":      says,
 		},
 	})
 }
@@ -329,15 +330,31 @@ func (b *teller) tell(n int, kind edgeclaim.RecordType, members string, args ...
 		r.Lane, r.Device = edgeclaim.LaneProv, deviceOf(b.ts, n)
 		about = fmt.Sprintf(`"device_id":%q,"tenant_id":%q,"hardware_id":"H-%d",`, r.Device, tenantID, n)
 	}
+	r.Data = []byte("{" + about + fmt.Sprintf(`"box_id":%q,"site":"plant-7",`, b.box) + fmt.Sprintf(members, args...) + "}")
+	b.record(&r)
+}
+
+// about adds a record about the device of H-1.
+func (b *teller) about(lane edgeclaim.Lane, kind edgeclaim.RecordType, data string) {
+	b.record(&edgeclaim.Record{
+		Lane: lane, Type: kind, Device: deviceOf(b.ts, 1), Data: []byte(data),
+		Stamp: edgeclaim.Stamp{Time: time.Unix(1_800_000_000, 0), Clock: edgeclaim.ClockSynced, Boot: "boot"},
+	})
+}
+
+func (b *teller) record(r *edgeclaim.Record) {
+	r.Sequence = uint64(len(b.events[r.Lane]) + 1)
+	event, err := wire.EncodeEvent(b.names(), b.epoch(), r)
+	b.ts.Check(err)
+	b.ts.Check(protocolschema.Check(b.names().Up(string(r.Lane)), event))
+	b.add(r.Lane, event)
+}
+
+func (b *teller) add(lane edgeclaim.Lane, event jsontext.Value) {
 	if b.events == nil {
 		b.events = map[edgeclaim.Lane][]jsontext.Value{}
 	}
-	r.Sequence = uint64(len(b.events[r.Lane]) + 1)
-	r.Data = []byte("{" + about + fmt.Sprintf(`"box_id":%q,"site":"plant-7",`, b.box) + fmt.Sprintf(members, args...) + "}")
-	event, err := wire.EncodeEvent(b.names(), b.epoch(), &r)
-	b.ts.Check(err)
-	b.ts.Check(protocolschema.Check(b.names().Up(string(r.Lane)), event))
-	b.events[r.Lane] = append(b.events[r.Lane], event)
+	b.events[lane] = append(b.events[lane], event)
 }
 
 // file is the export.

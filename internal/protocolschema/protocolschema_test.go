@@ -123,7 +123,9 @@ func TestSchemasHold(t *testing.T) {
 
 // inData reports whether a path leads into the data of an event of a type that
 // no schema knows, or to a command's payload, which may be anything.
-func inData(path string) bool { return strings.Contains(path, "/x") || strings.HasSuffix(path, "/payload") }
+func inData(path string) bool {
+	return strings.Contains(path, "/x") || strings.HasSuffix(path, "/payload")
+}
 
 // places lists every member of a JSON text, as a path of names and indices.
 func places(t *testing.T, text []byte) []string {

@@ -42,7 +42,7 @@ func victim(dir string) int {
 				mu.Lock()
 				fmt.Printf("stored %d %s\n", place, text)
 				mu.Unlock()
-				if i%50 == 49 && w == 0 {
+				if i%20 == 19 && w == 0 {
 					b := l.Bounds()
 					upto := b.Acked + (b.Last-b.Acked)/3
 					own := fmt.Sprintf("own of %d", upto)
@@ -131,10 +131,13 @@ func killOnce(t *testing.T, dir string, stored map[uint64]string, acked, tried *
 	out, err := cmd.StdoutPipe()
 	noErr(t, err)
 	noErr(t, cmd.Start())
-	kill := time.AfterFunc(50*time.Millisecond+rand.N(200*time.Millisecond), func() { cmd.Process.Kill() })
-	defer kill.Stop()
-	lines := bufio.NewScanner(out)
+	guard := time.AfterFunc(patience, func() { cmd.Process.Kill() })
+	defer guard.Stop()
+	lines, left := bufio.NewScanner(out), 30+rand.N(1500)
 	for lines.Scan() {
+		if left--; left == 0 {
+			noErr(t, cmd.Process.Kill())
+		}
 		line := lines.Text()
 		var place uint64
 		switch word, rest, _ := strings.Cut(line, " "); word {

@@ -299,6 +299,41 @@ func TestReadBounds(t *testing.T) {
 	}
 }
 
+// TestIndex reads single entries anywhere in large segments, which the writer, a
+// start or other readers have indexed.
+func TestIndex(t *testing.T) {
+	t.Parallel()
+	cfg := config(t)
+	cfg.SegmentBytes = 256 << 10
+	l, shut := open(t, cfg)
+	const entries = 6000
+	for place := 1; place <= entries; {
+		var batch [][]byte
+		for range 300 {
+			batch = append(batch, []byte(payload(place)))
+			place++
+		}
+		_, c, err := l.Append(batch...)
+		noErr(t, err)
+		noErr(t, wait(t, c))
+	}
+	for range 2 {
+		for i := range uint64(2000) {
+			after := i * 7919 % entries
+			got, err := l.Read(after, 2, 1<<20)
+			noErr(t, err)
+			if got[0].Place != after+1 || string(got[0].Payload) != payload(int(after+1)) {
+				t.Fatalf("behind %d comes %d, %d lost", after, got[0].Place, got[0].Lost)
+			}
+		}
+		if lost := holds(t, l, 0, entries); lost > 0 {
+			t.Fatalf("%d are lost", lost)
+		}
+		shut()
+		l, shut = open(t, cfg)
+	}
+}
+
 // TestEmptyFileIsGivenBack: a large segment that is acknowledged whole goes,
 // though it is the last, and places go on.
 func TestEmptyFileIsGivenBack(t *testing.T) {

@@ -100,14 +100,10 @@ func (h commandHandler) wait(c *gin.Context, device edgeclaim.DeviceID, long tim
 		return nil, err
 	}
 	defer leave()
-	// The server's own deadlines are for requests that do not wait: that of
-	// reading would end this one's context, that of writing its answer. They are
-	// set anew with the next request.
-	control := http.NewResponseController(c.Writer)
-	last := time.Now().Add(long + h.timeout + h.patience)
-	if err := errors.Join(control.SetReadDeadline(last), control.SetWriteDeadline(last)); err != nil {
-		return nil, nil //nolint:nilerr // the connection is gone, and its answer fails by itself
-	}
+	// The server's own deadline began with the request. Where this one cannot be
+	// set the connection is gone, and the write says so. The next request has its
+	// own again.
+	_ = http.NewResponseController(c.Writer).SetWriteDeadline(time.Now().Add(long + h.timeout + h.patience))
 	for range maxLooks {
 		err := h.commands.Wait(ctx, device)
 		switch {
@@ -118,12 +114,24 @@ func (h commandHandler) wait(c *gin.Context, device edgeclaim.DeviceID, long tim
 		case err != nil:
 			return nil, err
 		}
+		if err = h.still(c); err != nil {
+			return nil, err
+		}
 		due, err := h.due(c, device)
 		if err != nil || len(due) > 0 {
 			return due, err
 		}
 	}
 	return nil, nil // others are quicker: the device asks again
+}
+
+// still returns nil while the device would be let in: it may have been revoked
+// while it waited.
+func (h commandHandler) still(c *gin.Context) error {
+	ctx, cancel := h.within(c)
+	defer cancel()
+	_, err := h.letIn(ctx, c.Request)
+	return err
 }
 
 // due takes what is due, and says that it is being sent.

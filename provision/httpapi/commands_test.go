@@ -122,6 +122,18 @@ func TestPollIsWoken(t *testing.T) {
 	}
 }
 
+// TestPollOutlivesNoRevocation: who is revoked while he waits is told nothing.
+func TestPollOutlivesNoRevocation(t *testing.T) {
+	f := newFace(t)
+	device := f.device("H")
+	conn := f.poll(t, f.claims, device, 30)
+	f.call("POST", "/api/v1/devices/"+device.DeviceID+"/revoke", "", nil)
+	f.work.give(device.DeviceID, "one")
+	if response, body := hear(t, conn); response.StatusCode != 401 || f.work.statuses()[0] != edgeclaim.CommandQueued {
+		t.Errorf("%d %s, statuses %v", response.StatusCode, body, f.work.statuses())
+	}
+}
+
 // TestPollGone: who has gone is sent nothing: the command stays for his next
 // request.
 func TestPollGone(t *testing.T) {

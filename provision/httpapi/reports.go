@@ -99,6 +99,7 @@ func (h reportHandler) body(c *gin.Context) (body []byte, leave func(), err erro
 		case h.large <- struct{}{}:
 			leave = func() { <-h.large }
 		default:
+			c.Header("Connection", "close") // or net/http reads the rest before it answers
 			return nil, leave, edgeclaim.ErrThrottled
 		}
 		all.Grow(int(max(0, declared-smallReport)) + bytes.MinRead)

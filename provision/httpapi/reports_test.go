@@ -267,22 +267,35 @@ func TestLargeReportsAreCounted(t *testing.T) {
 	device := f.device("H")
 	half := point + strings.Repeat(" ", 20_000-len(point))
 	var slow []net.Conn
-	for range httpapi.MaxLargeReports {
-		slow = append(slow, send(t, f.claims, device, "POST /api/v1/telemetry", 2*len(half), half))
+	answers := make(chan int, httpapi.MaxLargeReports+1)
+	for range httpapi.MaxLargeReports + 1 {
+		conn := send(t, f.claims, device, "POST /api/v1/telemetry", 2*len(half), half)
+		slow = append(slow, conn)
+		go func() { // ends with the answer, or with the connection
+			response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil {
+				answers <- 0
+				return
+			}
+			response.Body.Close()
+			answers <- response.StatusCode
+		}()
 	}
-	f.until("there is no place for another", func() bool {
-		response, _ := f.work.ask(f, device, "POST", "telemetry", half)
-		return response.StatusCode == 429
-	})
+	if status := <-answers; status != 429 {
+		t.Errorf("one too many: %d", status)
+	}
 	if response, body := f.work.ask(f, device, "POST", "telemetry", point); response.StatusCode != 200 {
 		t.Errorf("a small one: %d %s", response.StatusCode, body)
 	}
+	if response, _ := f.work.ask(f, device, "POST", "telemetry", half); response.StatusCode != 429 {
+		t.Errorf("another one too many: %d", response.StatusCode)
+	}
 	for _, conn := range slow {
-		if _, err := io.WriteString(conn, strings.Repeat(" ", len(half))); err != nil {
-			t.Fatal(err)
-		}
-		if response, body := hear(t, conn); response.StatusCode != 200 {
-			t.Errorf("a slow one: %d %s", response.StatusCode, body)
+		_, _ = io.WriteString(conn, strings.Repeat(" ", len(half))) // one of them has its answer
+	}
+	for range httpapi.MaxLargeReports {
+		if status := <-answers; status != 200 {
+			t.Errorf("a slow one: %d", status)
 		}
 	}
 	if response, body := f.work.ask(f, device, "POST", "telemetry", half); response.StatusCode != 200 {
@@ -295,11 +308,26 @@ func TestLargeReportsAreCounted(t *testing.T) {
 func TestReportHalfAConnection(t *testing.T) {
 	f := newFace(t)
 	device := f.device("H")
+	commit := edgeclaim.NewCommit()
+	f.work.mu.Lock()
+	f.work.commit = commit
+	f.work.mu.Unlock()
+	var conns []net.Conn
 	for range 20 {
 		conn := send(t, f.claims, device, "POST /api/v1/telemetry", len(point), point)
 		if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
 			t.Fatal(err)
 		}
+		conns = append(conns, conn)
+	}
+	f.until("the reports have arrived", func() bool {
+		f.work.mu.Lock()
+		defer f.work.mu.Unlock()
+		return len(f.work.reports) == len(conns)
+	})
+	<-time.After(edgeclaim.RefusalDelay) // net/http knows by then that they are half closed
+	commit.End(nil)
+	for _, conn := range conns {
 		if response, body := hear(t, conn); response.StatusCode != 200 {
 			t.Errorf("%d %s", response.StatusCode, body)
 		}

@@ -45,7 +45,7 @@ const laneRetry = 60_000
 // item i. A nil error means that all of it is committed, and may be
 // acknowledged; an error, that nothing is.
 func (db *DB) Apply(ctx context.Context, items []Item) ([]Result, error) {
-	events, err := decodeAll(ctx, items)
+	events, err := decodeAll(ctx, items, len(db.tenants) > 0)
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +78,8 @@ func (db *DB) Apply(ctx context.Context, items []Item) ([]Result, error) {
 }
 
 // decodeAll reads all batches before the transaction begins, on all processors.
-func decodeAll(ctx context.Context, items []Item) ([][]event, error) {
+// ofTenants: it matters whose each record is.
+func decodeAll(ctx context.Context, items []Item, ofTenants bool) ([][]event, error) {
 	events := make([][]event, len(items))
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(runtime.GOMAXPROCS(0))
@@ -87,7 +88,7 @@ func decodeAll(ctx context.Context, items []Item) ([][]event, error) {
 			continue
 		}
 		group.Go(func() error {
-			events[i] = decodeBatch(items[i].Names, items[i].Batch)
+			events[i] = decodeBatch(items[i].Names, items[i].Batch, ofTenants)
 			return ctx.Err()
 		})
 	}

@@ -38,19 +38,19 @@ type event struct {
 
 // decodeBatch reads the events of a batch. Every fault is in the event's own:
 // what is before it is good.
-func decodeBatch(n wire.Names, b *wire.Batch) []event {
+func decodeBatch(n wire.Names, b *wire.Batch, ofTenants bool) []event {
 	events := make([]event, len(b.Events))
 	for i, raw := range b.Events {
 		e := &events[i]
 		e.raw = raw
-		if err := e.decode(n, b); err != nil {
+		if err := e.decode(n, b, ofTenants); err != nil {
 			e.fault = reason(err)
 		}
 	}
 	return events
 }
 
-func (e *event) decode(n wire.Names, b *wire.Batch) (err error) {
+func (e *event) decode(n wire.Names, b *wire.Batch, ofTenants bool) (err error) {
 	if e.Event, err = wire.DecodeEvent(e.raw); err != nil {
 		// The sequence alone may be readable, so that the box knows which.
 		var only struct {
@@ -81,7 +81,7 @@ func (e *event) decode(n wire.Names, b *wire.Batch) (err error) {
 			return edgeclaim.Invalid("subject", "want a device id")
 		}
 	}
-	return e.decodeData()
+	return e.decodeData(ofTenants)
 }
 
 // maxGeneration is how many lives of a board are looked for. A device beyond,

@@ -139,7 +139,7 @@ func (db *DB) ExpireCommands(ctx context.Context) error {
 	return db.change(ctx, func(w *writer) error {
 		for waits, end := range map[int]edgeclaim.CommandStatus{waitsOrder: edgeclaim.CommandExpired, waitsCancel: edgeclaim.CommandCancelled} {
 			err := w.run(ctx, `UPDATE commands SET status = ?, status_at = ?, reason = ?, waits = ?, changed_at = ?
-				WHERE waits = ? AND status = ? AND expires_at <= ?`,
+				WHERE waits > 0 AND waits = ? AND status = ? AND expires_at <= ?`,
 				string(end), now, reasonNotTaken, waitsNothing, now, waits, string(CommandPending), now)
 			if err != nil {
 				return err

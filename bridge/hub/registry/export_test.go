@@ -15,7 +15,7 @@ type Decoded struct {
 // Decode reads the events of a batch as Apply does.
 func Decode(n wire.Names, b *wire.Batch) []Decoded {
 	var all []Decoded
-	for _, e := range decodeBatch(n, b) {
+	for _, e := range decodeBatch(n, b, true) {
 		all = append(all, Decoded{e.sequence, e.what != saysNothing && e.what != saysHead && e.what != saysCommand, e.fault})
 	}
 	return all

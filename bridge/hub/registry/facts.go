@@ -29,7 +29,9 @@ const (
 type reader struct {
 	lane edgeclaim.Lane
 	what what
-	read func(*event) error // nil: only the lane is judged, for there are many
+	// read is nil of what there is much of: only the lane is judged, and the
+	// tenant where not all are served.
+	read func(*event) error
 }
 
 // readerOf knows the types that are acted on; all others are kept as they are.
@@ -62,7 +64,7 @@ func readerOf(kind edgeclaim.RecordType) (reader, bool) {
 }
 
 // decodeData reads the types that are acted on.
-func (e *event) decodeData() error {
+func (e *event) decodeData(ofTenants bool) error {
 	kind := edgeclaim.RecordType(e.Type)
 	r, ok := readerOf(kind)
 	switch {
@@ -72,6 +74,8 @@ func (e *event) decodeData() error {
 		return edgeclaim.Invalid("lane", "%s goes in %s", kind, r.lane)
 	case e.Data == nil:
 		return edgeclaim.Invalid("data", "want a JSON object")
+	case r.read == nil && ofTenants:
+		return e.readTenant()
 	case r.read == nil:
 		return nil
 	}
@@ -79,6 +83,21 @@ func (e *event) decodeData() error {
 		return err
 	}
 	e.what = r.what
+	return nil
+}
+
+// readTenant reads whose a record is, and nothing else.
+func (e *event) readTenant() error {
+	var d struct {
+		Tenant edgeclaim.TenantID `json:"tenant_id"`
+	}
+	if err := json.Unmarshal(e.Data, &d); err != nil {
+		return dataFault(err)
+	}
+	if d.Tenant.IsZero() {
+		return missing("tenant_id")
+	}
+	e.tenant = d.Tenant
 	return nil
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"edgeclaim"
 	"edgeclaim/bridge/hub/registry"
+	"edgeclaim/bridge/wire"
 )
 
 // TestMigrate opens databases that the version before made: all that they say is
@@ -62,6 +63,13 @@ func TestMigrate(t *testing.T) {
 		apply(t, db, prov(t, "box-a", 6, 7, rotated(t, 6, 3, 1, 2, time.Hour), provisioned(t, 7, 6, 1)), batch(t, "box-a", 1, edgeclaim.LaneEvt, 3, 3, head(3, 1, "aa")))
 		if got := []string{verifyOverlap(t, db, 3, 1), verify(t, db, 3, 2), verify(t, db, 6, 1)}; !cmp.Equal(got, []string{"overlap", "valid by box-a", "valid by box-a"}) {
 			t.Error(got)
+		}
+		apply(t, db, states("box-a", "a", 1, true, wire.DeviceState{DeviceState: stateOf(t, 6, true, 1)}), batch(t, "box-a", 1, edgeclaim.LaneTel, 1, 1, point(t, 1, 6)))
+		if got := shown(presenceOf(t, db, 6)); got != "online since 1" {
+			t.Error(got)
+		}
+		if _, err := db.GiveCommand(ctx, order(t, 6, "c")); err != nil || !cmp.Equal(due(t, db), []string{"c to box-a"}) {
+			t.Errorf("%v, %v", due(t, db), err)
 		}
 	})
 }

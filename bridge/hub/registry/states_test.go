@@ -3,6 +3,7 @@ package registry_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -122,8 +123,13 @@ func TestStates(t *testing.T) {
 		if r := apply(t, db, states("box-9", "a", 1, true))[0]; r.Refused == nil || r.State != nil {
 			t.Errorf("of an unknown box: %+v", r)
 		}
+		stranger := point(t, 51, 1)
+		stranger.data = strings.ReplaceAll(stranger.data, tenantID, otherID)
+		r := apply(t, db, batch(t, box, 1, edgeclaim.LaneTel, 1, 51, point(t, 50, 1), stranger))[0]
+		if r.Upto != 50 || r.Nack == nil || r.Nack.Reason != "tenant_id: not served here" {
+			t.Errorf("telemetry of a tenant that is not served: %+v", r)
+		}
 		// The lane has caught up: its records are the newest.
-		apply(t, db, batch(t, box, 1, edgeclaim.LaneTel, 1, 50, point(t, 50, 1)))
 		if got := shown(presenceOf(t, db, 1)); got != "offline since 0" {
 			t.Error(got)
 		}
