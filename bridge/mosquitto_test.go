@@ -322,16 +322,12 @@ func TestMosquittoTelemetry(t *testing.T) {
 	broker.Kill()
 	b.awaitStatus(t, func(s edgeclaim.UpstreamStatus) bool { return !up(s) })
 	m.add(edgeclaim.LaneTel, 500)
-	acked := m.acked(edgeclaim.LaneTel)
 	broker.Restart()
 	w = watch(t, plain(broker.Addr()), "devices/+/telemetry")
 	m.awaitAcked(t, edgeclaim.LaneTel, 3500)
 	late := watch(t, plain(broker.Addr()), "devices/+/presence").next(t)
 	if late.Topic() != "devices/"+deviceAt(4).String()+"/presence" || !late.Retained() {
 		t.Errorf("%s, retained %v", late.Topic(), late.Retained())
-	}
-	if acked < 1 || acked >= 3000 {
-		t.Errorf("%d of 3000 had arrived when the broker was killed", acked)
 	}
 	m.add(edgeclaim.LaneTel, 1)
 	for last := string(newPoint(3501).Payload); !came[last]; {

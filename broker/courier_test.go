@@ -57,15 +57,24 @@ func TestCommandIsSentDurably(t *testing.T) {
 		cid := r.tell(b, id, []byte("blink"))
 		<-committing
 		quiet(t, c)
+		later := r.tell(b, id, []byte("what came meanwhile"))
 		close(committed)
 		p := hears(t, c, commandsOf(id), "blink")
 		if sent, delivered := r.state(id, cid); sent != 1 || delivered {
 			t.Errorf("sent %d times, delivered: %v", sent, delivered)
 		}
+		select {
+		case <-committing:
+		case <-time.After(patience):
+			t.Fatal("what came meanwhile is forgotten")
+		}
+		ack(t, c, hears(t, c, commandsOf(id), "what came meanwhile").ID, 0)
 		ack(t, c, p.ID, 0)
 		quiet(t, c)
-		if _, delivered := r.state(id, cid); !delivered || p.QoS != 1 {
-			t.Errorf("delivered: %v, at QoS %d", delivered, p.QoS)
+		for _, each := range []edgeclaim.CommandID{cid, later} {
+			if sent, delivered := r.state(id, each); sent != 1 || !delivered || p.QoS != 1 {
+				t.Errorf("sent %d times, delivered: %v, at QoS %d", sent, delivered, p.QoS)
+			}
 		}
 	})
 }

@@ -218,11 +218,11 @@ func TestGroupChurn(t *testing.T) {
 		}
 	}
 	stays := l.user(t, mqttwire.V5, "boss", groupFilter)
-	var all, talking sync.WaitGroup
+	var all, talking, coming sync.WaitGroup
 	all.Go(func() { listen(stays, -1) })
 	done := make(chan struct{})
 	for range 3 {
-		all.Go(func() {
+		coming.Go(func() {
 			for {
 				select {
 				case <-done:
@@ -262,10 +262,19 @@ func TestGroupChurn(t *testing.T) {
 		t.Errorf("%d dropped", dropped)
 	}
 	close(done)
-	// Who comes and goes may be in the middle of listening.
-	eventually(t, "all have gone but one", func() bool {
+	none := make(chan struct{})
+	all.Go(func() { // ends with those that come and go
+		coming.Wait()
+		close(none)
+	})
+	eventually(t, "all have gone but one", func() bool { // who is listening has to hear enough first
 		l.Deliver("devices/x/telemetry", number(0), 1)
-		return l.Connections().Consumers == 1
+		select {
+		case <-none:
+			return true
+		default:
+			return false
+		}
 	})
 	stays.Close()
 	all.Wait()

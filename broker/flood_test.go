@@ -1,0 +1,82 @@
+package broker_test
+
+import (
+	"context"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"edgeclaim/internal/mqttwire"
+)
+
+// dialFrom logs in from an address of the loopback network: a source of its own.
+func (l *line) dialFrom(ctx context.Context, source string, login mqttwire.Login) (mqttwire.Packet, error) {
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(source)}}
+	conn, err := d.DialContext(ctx, "tcp", l.Addr().String())
+	if err != nil {
+		return mqttwire.Packet{}, err
+	}
+	defer conn.Close()
+	deadline, _ := ctx.Deadline()
+	_ = conn.SetDeadline(deadline)
+	return mqttwire.New(conn, mqttwire.V5).Login(login)
+}
+
+// A flood of logins by name, with wrong passwords and names that nobody has,
+// computes one at a time and rests in between. Devices and claimants go on; a
+// user who was there before comes back at once, and one who comes from elsewhere
+// for the first time gets his turn.
+func TestUserLoginFlood(t *testing.T) {
+	l := startLine(t, nil)
+	l.user(t, mqttwire.V5, "reader").Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 3*patience)
+	defer cancel()
+	flood, stop := context.WithCancel(ctx)
+	var all sync.WaitGroup
+	var tries atomic.Int64
+	for n := range 48 {
+		all.Go(func() {
+			for flood.Err() == nil {
+				login := userLogin([]string{"boss", "nobody"}[n%2], "wrong")
+				if _, err := l.dialFrom(ctx, "127.0.0.66", login); err == nil {
+					tries.Add(1)
+				}
+			}
+		})
+	}
+	defer all.Wait()
+	defer stop()
+	eventually(t, "it floods", func() bool { return tries.Load() > 50 })
+	began, refused := time.Now(), l.Consumers().Refused
+	for _, name := range []string{"reader", "narrow"} {
+		at := time.Now()
+		if ack, err := l.dialFrom(ctx, "127.0.0.77", userLogin(name, userPassword)); err != nil || ack.Code() != 0 {
+			t.Errorf("%s: CONNACK %#x, %v", name, ack.Code(), err)
+		}
+		t.Logf("%s is in after %v", name, time.Since(at))
+	}
+	// Claims and devices do not wait for anybody's password.
+	id := deviceID(t, 1)
+	slowest := time.Duration(0)
+	for range 20 {
+		at := time.Now()
+		c := claimant(t, l.Broker, mqttwire.V5, "provision/response")
+		publish(t, c, mqttwire.Message{Topic: "provision/request", Payload: []byte("x"), QoS: 1})
+		next(t, c, mqttwire.Publish)
+		next(t, c, mqttwire.Puback)
+		c.Close()
+		d := device(t, l.Broker, mqttwire.V5, id)
+		publish(t, d, mqttwire.Message{Topic: "devices/" + id.String() + "/telemetry", Payload: []byte("1"), QoS: 1})
+		next(t, d, mqttwire.Puback)
+		d.Close()
+		slowest = max(slowest, time.Since(at))
+	}
+	t.Logf("the slowest claim and login took %v, %d tries", slowest, tries.Load())
+	// With a hash of cost 11 a refusal computes for 50 ms anywhere, and nobody
+	// does for three times as long.
+	if n, most := l.Consumers().Refused-refused, uint64(time.Since(began)/(200*time.Millisecond))+2; n > most {
+		t.Errorf("%d passwords were computed in %v, want %d at most", n, time.Since(began), most)
+	}
+}
