@@ -229,6 +229,10 @@ func TestAppNewest(t *testing.T) {
 				}
 			}
 		}
+	})
+	states.speak(7, &newest)
+	a.await(t, "who spoke", func() bool { return len(a.stated[len(a.stated)-1].Devices) == 1 })
+	a.do(func() {
 		hold = false
 		for _, b := range []wire.NackCode{wire.NackGap} {
 			a.say(wire.KindAck, &wire.Ack{Head: a.head(wire.TypeAck), Nack: []wire.Nack{{Lane: edgeclaim.LaneTel, Sequence: 1, Code: b}}})
@@ -245,7 +249,7 @@ func TestAppNewest(t *testing.T) {
 		states.mu.Unlock()
 	})
 	states.set(1, edgeclaim.PresenceOffline, nil)
-	a.await(t, "the change", func() bool { return len(a.stated[len(a.stated)-1].Devices) == 1 })
+	a.await(t, "the change", func() bool { return a.stated[len(a.stated)-1].Devices[0].Device == deviceAt(1) })
 	states.mu.Lock()
 	defer states.mu.Unlock()
 	if states.asked[len(states.asked)-1] {

@@ -305,6 +305,9 @@ func (c *conversation) due() time.Time {
 	if at := c.stating.due(c.conf.AckTimeout); at.After(c.looked) {
 		earlier(at)
 	}
+	if at := c.speaking(); at.After(c.looked) {
+		earlier(at)
+	}
 	return at
 }
 

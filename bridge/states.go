@@ -42,7 +42,13 @@ func (s *stating) due(patience time.Duration) time.Time {
 // a session. They are counted against no credit: there is one message.
 func (c *conversation) tellStates(ctx context.Context, now time.Time) (bool, error) {
 	s := &c.stating
-	if at := s.due(c.conf.AckTimeout); c.parts.States == nil || !c.knowing || !s.more && s.sent.IsZero() || now.Before(at) {
+	if c.parts.States == nil || !c.knowing {
+		return false, nil
+	}
+	if at := c.speaking(); !at.IsZero() && !now.Before(at) {
+		s.more = true
+	}
+	if at := s.due(c.conf.AckTimeout); !s.more && s.sent.IsZero() || now.Before(at) {
 		return false, nil
 	}
 	s.sent = time.Time{}
@@ -56,7 +62,7 @@ func (c *conversation) tellStates(ctx context.Context, now time.Time) (bool, err
 		return false, nil
 	}
 	if len(changed) == 0 && s.begun {
-		s.more = false
+		s.more, s.next = false, now.Add(statesEvery)
 		return false, nil
 	}
 	message, err := c.states(changed)
@@ -68,6 +74,16 @@ func (c *conversation) tellStates(ctx context.Context, now time.Time) (bool, err
 	}
 	s.upto, s.sent = message.Upto, now
 	return true, c.say(wire.KindControl, message)
+}
+
+// speaking is when to ask who has spoken since, which no signal says: while
+// telemetry waits. Zero for not now.
+func (c *conversation) speaking() time.Time {
+	l := c.lane(edgeclaim.LaneTel)
+	if c.parts.States == nil || l == nil || !l.more || !c.tells(l) || !c.stating.begun || !c.stating.sent.IsZero() {
+		return time.Time{}
+	}
+	return c.stating.next
 }
 
 // states makes a message of as many as it can carry.

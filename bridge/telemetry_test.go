@@ -169,6 +169,16 @@ func (s *presences) Changed(_ context.Context, after uint64, maximum int, withNe
 
 // set changes the state of a device, number i.
 func (s *presences) set(i int, presence edgeclaim.Presence, newest *edgeclaim.Record) {
+	s.change(i, presence, newest)
+	signalTo(s.signal)
+}
+
+// speak notes that one at work sent telemetry, which nobody is told of.
+func (s *presences) speak(i int, newest *edgeclaim.Record) {
+	s.change(i, edgeclaim.PresenceOnline, newest)
+}
+
+func (s *presences) change(i int, presence edgeclaim.Presence, newest *edgeclaim.Record) {
 	tenantID, _ := edgeclaim.ParseTenantID(tenant)
 	s.mu.Lock()
 	id := deviceAt(i)
@@ -179,5 +189,4 @@ func (s *presences) set(i int, presence edgeclaim.Presence, newest *edgeclaim.Re
 		Since: time.Date(2026, 10, 4, 9, 0, 0, 0, time.UTC),
 	})
 	s.mu.Unlock()
-	signalTo(s.signal)
 }

@@ -19,7 +19,8 @@ const (
 type gate struct {
 	mu      sync.Mutex
 	taken   bool
-	rested  time.Time // nobody computes before that
+	holder  netip.Addr // whose turn it is; it is in order when that ends
+	rested  time.Time  // nobody computes before that
 	waiting int
 	order   []netip.Addr // sources that wait, next first
 	queues  map[netip.Addr][]chan struct{}
@@ -69,7 +70,7 @@ func (g *gate) queue(source netip.Addr) chan struct{} {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if !g.taken {
-		g.taken = true
+		g.taken, g.holder = true, source
 		close(turn)
 		return turn
 	}
@@ -77,7 +78,7 @@ func (g *gate) queue(source netip.Addr) chan struct{} {
 	if g.waiting >= maxAtGate || len(before) >= maxAtGateOfSource {
 		return nil
 	}
-	if len(before) == 0 {
+	if len(before) == 0 && source != g.holder {
 		g.order = append(g.order, source)
 	}
 	g.queues[source] = append(before, turn)
@@ -113,6 +114,9 @@ func (g *gate) leave(rest time.Duration) {
 }
 
 func (g *gate) passLocked() {
+	if len(g.queues[g.holder]) > 0 {
+		g.order = append(g.order, g.holder)
+	}
 	if len(g.order) == 0 {
 		g.taken = false
 		return
@@ -120,12 +124,10 @@ func (g *gate) passLocked() {
 	source := g.order[0]
 	g.order = slices.Delete(g.order, 0, 1)
 	turn := g.queues[source][0]
-	if rest := g.queues[source][1:]; len(rest) > 0 {
-		g.queues[source] = rest
-		g.order = append(g.order, source)
-	} else {
+	if g.queues[source] = g.queues[source][1:]; len(g.queues[source]) == 0 {
 		delete(g.queues, source)
 	}
+	g.holder = source
 	g.waiting--
 	close(turn)
 }

@@ -45,12 +45,13 @@ func TestGateIsFair(t *testing.T) {
 				synctest.Wait() // it waits in line
 			}
 		}
+		line(0, 1) // the same source's: it is last
 		line(1, 4)
 		line(2, 1)
 		line(3, 2)
 		g.Leave(0)
 		all.Wait()
-		if want := []string{"1 0", "2 0", "3 0", "1 1", "3 1", "1 2", "1 3"}; !slices.Equal(order, want) {
+		if want := []string{"1 0", "2 0", "3 0", "0 0", "1 1", "3 1", "1 2", "1 3"}; !slices.Equal(order, want) {
 			t.Errorf("order %v, want %v", order, want)
 		}
 		if waiting, sources, taken := g.Waiting(); waiting+sources > 0 || taken {

@@ -195,7 +195,7 @@ func TestDeviceThatLeavesBeforeItsCommit(t *testing.T) {
 	never := edgeclaim.NewCommit()
 	b, n := deskOf(t, func(edgeclaim.Report) (edgeclaim.Receipt, error) {
 		return edgeclaim.Receipt{Accepted: 1, Commit: never}, nil
-	}, nil)
+	}, func(c *broker.Config) { c.ReportTimeout = time.Minute })
 	c := device(t, b, mqttwire.V311, id)
 	burst(t, c, telemetryOf(id))
 	n.awaitNotes(t, 1)

@@ -17,9 +17,10 @@ const (
 	// Cost is what Hash takes: some 0.1 s on a desktop, 0.5 s on a small board,
 	// which a login has to fit in.
 	Cost = 11
-	// MinCost and MaxCost bound what a hash made elsewhere may cost. Each step
-	// doubles the time.
-	MinCost, MaxCost = 10, 14
+	// MinCost is the least that a hash made elsewhere may cost.
+	MinCost = 10
+	// MaxCost is the most. Each step doubles the time.
+	MaxCost = 14
 	// MaxPassword is the longest password, in bytes: bcrypt reads no further,
 	// and two that differ only there would be one.
 	MaxPassword = 72

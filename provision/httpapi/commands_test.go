@@ -196,11 +196,16 @@ func TestMaxPolls(t *testing.T) {
 	cfg.MaxPolls = 2
 	base := f.serving(cfg)
 	first := f.poll(t, base, devices[0], 60)
-	f.poll(t, base, devices[1], 60)
+	second := f.poll(t, base, devices[1], 60)
 	if response, body := hear(t, send(t, base, devices[2], "GET /api/v1/commands", 0, "")); response.StatusCode != 429 ||
 		body != `{"code":8,"message":"too many requests","details":[]}` {
 		t.Errorf("one too many: %d %s", response.StatusCode, body)
 	}
+	send(t, base, devices[1], "GET /api/v1/commands?wait=60", 0, "") // takes its own place
+	if response, body := hear(t, second); response.StatusCode != 429 {
+		t.Errorf("replaced: %d %s", response.StatusCode, body)
+	}
+	f.until("both wait", func() bool { return f.work.waiting() == 2 })
 	f.work.give(devices[2].DeviceID, "three")
 	if response, body := hear(t, send(t, base, devices[2], "GET /api/v1/commands", 0, "")); !slices.Equal(ids(t, body), []string{"three"}) {
 		t.Errorf("one too many, with something due: %d %s", response.StatusCode, body)

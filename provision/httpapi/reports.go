@@ -79,8 +79,8 @@ func (h reportHandler) take(c *gin.Context, do func(context.Context, edgeclaim.R
 	c.Data(http.StatusOK, string(edgeclaim.FormatJSON), receiptJSON(receipt))
 }
 
-// body reads a report. What is more than a small one waits in the socket until
-// it has a place, which leave gives back; leave is never nil.
+// body reads a report. What is more than a small one needs a place, which leave
+// gives back, or is ErrThrottled; leave is never nil.
 func (h reportHandler) body(c *gin.Context) (body []byte, leave func(), err error) {
 	leave = func() {}
 	declared := c.Request.ContentLength

@@ -417,3 +417,32 @@ func TestCommandsModel(t *testing.T) {
 		})
 	})
 }
+
+// TestTellAfterCancel: a command that is taken back between the look at what is
+// due and the telling is not told, the first time or again.
+func TestTellAfterCancel(t *testing.T) {
+	each(t, func(t *testing.T, open opener) {
+		db := open(t, "race", registry.Config{})
+		greet(t, db, hello(box, 1, 100))
+		apply(t, db, prov(t, box, 1, 1, provisioned(t, 1, 1, 1)))
+		for _, toldBefore := range []bool{false, true} {
+			id := fmt.Sprintf("c-%v", toldBefore)
+			if _, err := db.GiveCommand(t.Context(), order(t, 1, id)); err != nil {
+				t.Fatal(err)
+			}
+			if toldBefore {
+				tell(t, db)
+			}
+			page, err := db.CommandsDue(t.Context(), 0)
+			if err != nil || len(page.Due) != 1 {
+				t.Fatalf("%+v, %v", page, err)
+			}
+			if _, err := db.CancelCommand(t.Context(), deviceID(t, 1), commandID(t, id), "x"); err != nil {
+				t.Fatal(err)
+			}
+			if orders, err := db.TellCommands(t.Context(), page.Due); err != nil || len(orders) != 0 {
+				t.Errorf("told before %v: %v, %v", toldBefore, orders, err)
+			}
+		}
+	})
+}
