@@ -103,7 +103,7 @@ type told struct {
 }
 
 // lanes are the numbers of the lanes in the hub's tables.
-var lanes = map[int]string{1: "prov", 2: "evt"}
+var lanes = map[int]string{1: "prov", 2: "evt", 3: "tel"}
 
 // openTables opens the hub's database beside the hub, to read.
 func (h *hub) openTables() *sql.DB {
@@ -139,14 +139,17 @@ func rows(t testing.TB, db *sql.DB, query string, scan func(*sql.Rows) error, ar
 
 const ofBox = ` JOIN epochs e ON e.number = x.epoch JOIN boxes b ON b.number = e.box WHERE b.box = `
 
-// records are all that the hub has applied from a box, in the order of their
-// epochs, lanes and sequences.
+// withoutPoints leaves telemetry itself out: there is a lot of it.
+const withoutPoints = ` AND x.type <> 'telemetry'`
+
+// records are all that the hub has applied from a box but telemetry, in the
+// order of their epochs, lanes and sequences.
 func (h *hub) records(boxID string) []told {
 	h.t.Helper()
 	db := h.openTables()
 	defer db.Close()
 	var all []told
-	rows(h.t, db, `SELECT x.sequence, x.received_at, x.event FROM records x`+ofBox+quote(boxID)+` ORDER BY x.epoch, x.lane, x.sequence`,
+	rows(h.t, db, `SELECT x.sequence, x.received_at, x.event FROM records x`+ofBox+quote(boxID)+withoutPoints+` ORDER BY x.epoch, x.lane, x.sequence`,
 		func(r *sql.Rows) error {
 			var one told
 			var event []byte
@@ -201,6 +204,7 @@ func (h *hub) books(b *box) (map[string]*book, []told) {
 		books[q.Lane].parked = append(books[q.Lane].parked, q.Sequence)
 	}
 	h.readMarks(state.BoxID, books)
+	h.readPoints(state.BoxID, books["tel"])
 	return books, records
 }
 
@@ -226,6 +230,22 @@ func (h *hub) readMarks(boxID string, books map[string]*book) {
 	})
 }
 
+// readPoints enters the sequences of telemetry.
+func (h *hub) readPoints(boxID string, tel *book) {
+	h.t.Helper()
+	if tel == nil {
+		return
+	}
+	db := h.openTables()
+	defer db.Close()
+	rows(h.t, db, `SELECT x.sequence FROM records x`+ofBox+quote(boxID)+` AND x.type = 'telemetry'`, func(r *sql.Rows) error {
+		var sequence uint64
+		err := r.Scan(&sequence)
+		tel.applied = append(tel.applied, sequence)
+		return err
+	})
+}
+
 // parkedRecord is a row of `edgeclaim outbox list --json`.
 type parkedRecord struct {
 	ID       string
@@ -242,7 +262,7 @@ func (b *box) quarantine() []parkedRecord {
 	return all
 }
 
-// wantWhole audits both lanes of a box that has nothing left to tell, and that
+// wantWhole audits all lanes of a box that has nothing left to tell, and that
 // prov was committed in its order.
 func (h *hub) wantWhole(b *box) []told {
 	h.t.Helper()

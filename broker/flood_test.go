@@ -62,12 +62,15 @@ func TestUserLoginFlood(t *testing.T) {
 	defer stop()
 	eventually(t, "it floods", func() bool { return tries.Load() > 50 })
 	began, refused := time.Now(), l.Consumers().Refused
-	for _, name := range []string{"reader", "narrow"} {
+	for _, who := range []struct{ name, source string }{
+		{"reader", "127.0.0.66"}, {"reader", "127.0.0.66"}, {"reader", "127.0.0.66"}, // where too many wait already
+		{"narrow", "127.0.0.77"},
+	} {
 		at := time.Now()
-		if ack, err := l.dialFrom(ctx, "127.0.0.77", userLogin(name, userPassword)); err != nil || ack.Code() != 0 {
-			t.Errorf("%s: CONNACK %#x, %v", name, ack.Code(), err)
+		if ack, err := l.dialFrom(ctx, who.source, userLogin(who.name, userPassword)); err != nil || ack.Code() != 0 {
+			t.Errorf("%s: CONNACK %#x, %v", who.name, ack.Code(), err)
 		}
-		t.Logf("%s is in after %v", name, time.Since(at))
+		t.Logf("%s is in after %v", who.name, time.Since(at))
 	}
 	// Claims and devices do not wait for anybody's password.
 	id := deviceID(t, 1)
