@@ -83,7 +83,7 @@ func TestCommands(t *testing.T) {
 		t.Logf("%q", s.log)
 		s.hub.waitReady()
 		crew.settleDown()
-		listed := untilFates(t, s.hub, given)
+		listed := crew.untilFates(s, given)
 		crew.end()
 		crew.judge(given, listed)
 	}
@@ -180,19 +180,27 @@ func (s *site) give(o *order) bool {
 	return code == 0
 }
 
-// untilFates waits until the hub knows what became of each command.
-func untilFates(t *testing.T, h *hub, given []*order) map[[2]string]hubCommand {
-	t.Helper()
-	var listed map[[2]string]hubCommand
-	until(t, "the hub lists the fate of every command", func() bool {
-		listed = h.commands()
+// untilFates waits until the hub knows what became of each command, and no
+// device has anything to add: one that expired may still hear that it was done.
+func (c *crew) untilFates(s *site, given []*order) map[[2]string]hubCommand {
+	c.t.Helper()
+	until(c.t, "the hub lists the fate of every command", func() bool {
+		listed := s.hub.commands()
 		return !slices.ContainsFunc(given, func(o *order) bool {
-			c, ok := listed[[2]string{o.device, o.id}]
-			// One that expired may still hear that it was done.
-			return !ok || !c.final()
+			fate, ok := listed[[2]string{o.device, o.id}]
+			return !ok || !fate.final()
 		})
 	})
-	return listed
+	until(c.t, "all answers are acknowledged", func() bool {
+		for _, h := range c.hands {
+			if len(h.owed()) > 0 {
+				return false
+			}
+		}
+		return true
+	})
+	s.box.drained()
+	return s.hub.commands()
 }
 
 // grace is how much later than the box writes it a device may read a message,

@@ -24,11 +24,11 @@ type hand struct {
 	// calm, once closed, ends its bad habits: it stays, listens and answers.
 	calm <-chan struct{}
 
-	mu     sync.Mutex
-	chance *rand.Rand
-	errands  map[string]*errand // by command_id
-	odd    []string         // what no device may be sent
-	said   map[uint16]string
+	mu      sync.Mutex
+	chance  *rand.Rand
+	errands map[string]*errand // by command_id
+	odd     []string           // what no device may be sent
+	said    map[uint16]string
 
 	watches sync.WaitGroup // of tokens; its life awaits them
 }
@@ -65,7 +65,7 @@ func (h *hand) rough(n int) bool {
 // rest waits up to a time drawn, and no longer than until it is calm.
 func (h *hand) rest(ctx context.Context, most time.Duration) {
 	h.mu.Lock()
-	d := h.chance.N(most)
+	d := time.Duration(h.chance.Int64N(int64(most)))
 	h.mu.Unlock()
 	timer := time.NewTimer(d)
 	defer timer.Stop()
