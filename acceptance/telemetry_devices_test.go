@@ -175,11 +175,11 @@ func (r *reporters) end() {
 	r.work.Wait()
 }
 
-// allow lets each say that many of its points.
+// allow lets each say that many of its points, or more where they may already.
 func (r *reporters) allow(points int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.allowed.Store(int64(min(points, r.each)))
+	r.allowed.Store(max(r.allowed.Load(), int64(min(points, r.each))))
 	close(r.more)
 	r.more = make(chan struct{})
 }

@@ -35,7 +35,7 @@ type conversation struct {
 	lanes    []*lane
 	inFlight int       // records on their way
 	credit   int       // as the application said
-	progress time.Time // since when what is on its way is awaited; zero for nothing
+	progress time.Time // since when an answer that is no record's is awaited; zero for none
 	// unconfirmed are the messages whose PUBACK has not come, oldest first; those
 	// behind the first may have theirs.
 	unconfirmed []*client.Delivery
@@ -141,7 +141,7 @@ func (c *conversation) step(ctx context.Context) error {
 	if c.phase != welcomed {
 		return nil
 	}
-	if !c.progress.IsZero() && now.Sub(c.progress) >= c.conf.AckTimeout {
+	if waits := c.awaited(); !waits.IsZero() && now.Sub(waits) >= c.conf.AckTimeout {
 		c.forgetSnapshot()
 		return errNoProgress
 	}
@@ -246,18 +246,34 @@ func (c *conversation) awaiting() bool {
 			return true
 		}
 	}
-	return !c.stopping && (c.snapshotInFlight() > 0 || c.want.out)
+	return !c.stopping && c.asks()
 }
 
-// moved notes that what is on its way has made progress.
+// asks reports whether an answer is due to something that is no record.
+func (c *conversation) asks() bool { return c.snapshotInFlight() > 0 || c.want.out }
+
+// awaited is since when upstream has kept silent about something on its way,
+// the longest; zero when nothing is. Each lane has its own time: what of one
+// was lost is missed by nobody upstream, and the others get on without it.
+func (c *conversation) awaited() time.Time {
+	longest := c.progress
+	for _, l := range c.lanes {
+		if !l.since.IsZero() && (longest.IsZero() || l.since.Before(longest)) {
+			longest = l.since
+		}
+	}
+	return longest
+}
+
+// moved notes that something was answered that is no record.
 func (c *conversation) moved(now time.Time) {
 	c.progress = time.Time{}
-	if c.awaiting() {
+	if c.asks() {
 		c.progress = now
 	}
 }
 
-// await notes that something was sent.
+// await notes that something was sent that is no record.
 func (c *conversation) await(now time.Time) {
 	if c.progress.IsZero() {
 		c.progress = now
@@ -280,8 +296,8 @@ func (c *conversation) due() time.Time {
 		return at
 	}
 	earlier(c.returned)
-	if !c.progress.IsZero() {
-		earlier(c.progress.Add(c.conf.AckTimeout))
+	if waits := c.awaited(); !waits.IsZero() {
+		earlier(waits.Add(c.conf.AckTimeout))
 	}
 	if out := c.putOff.Add(c.conf.AckTimeout); !c.putOff.IsZero() && out.After(c.looked) {
 		earlier(out)

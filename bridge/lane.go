@@ -33,6 +33,7 @@ type lane struct {
 	more   bool   // the outbox may hold more than was read
 	gone   uint64 // nothing up to here will come any more, if above read
 	flight []flown
+	since  time.Time // since when the first of flight is awaited; zero for nothing
 
 	paused   time.Time // nothing is sent before
 	turnedTo uint64    // the sequence it was last sent back to
@@ -163,6 +164,21 @@ func (l *lane) back(sequence uint64, now time.Time) (records int) {
 	l.flight = l.flight[:keep]
 	l.rewind(sequence - 1)
 	return records
+}
+
+// await notes when something was sent.
+func (l *lane) await(now time.Time) {
+	if l.since.IsZero() {
+		l.since = now
+	}
+}
+
+// progressed notes when what is on its way made progress.
+func (l *lane) progressed(now time.Time) {
+	l.since = time.Time{}
+	if len(l.flight) > 0 {
+		l.since = now
+	}
 }
 
 // pause holds the lane until then, or longer when it is held already.

@@ -207,7 +207,7 @@ func (c *conversation) tellBatch(l *lane, now time.Time) (bool, error) {
 		return false, err
 	}
 	c.inFlight += n
-	c.await(now)
+	l.await(now)
 	// Before it is sent: its ack may come at once.
 	c.sent.note(l.name, b.Last)
 	return true, c.publish(string(l.name), payload)
@@ -239,7 +239,7 @@ func (c *conversation) acknowledge(name edgeclaim.Lane, upto uint64, now time.Ti
 	c.inFlight -= records
 	c.ledger.put(c.generation, mark, records)
 	c.putOff = time.Time{}
-	c.moved(now)
+	l.progressed(now)
 }
 
 // hearNack sends a lane back.
@@ -270,7 +270,7 @@ func (c *conversation) hearNack(ctx context.Context, n *wire.Nack, now time.Time
 		// A kind of a later version: to go back is right whatever it is.
 	}
 	c.inFlight -= l.back(at, now)
-	c.moved(now)
+	l.progressed(now)
 	return nil
 }
 

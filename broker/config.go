@@ -89,7 +89,7 @@ type Config struct {
 	// Users are let in by name and password, besides devices; none by default.
 	Users []User
 	// MaxConsumers bounds their connections, 1 to MaxConnections. Full, the
-	// newest is refused.
+	// newest is refused. Each may have 4 MiB waiting.
 	MaxConsumers int
 
 	// SessionExpiry is how long such a session is kept at most.

@@ -223,6 +223,11 @@ func (k *consumer) write() {
 		}
 		for out = k.take(out[:0]); len(out) > 0; out = k.take(out[:0]) {
 			k.b.write(k.c, k.cl, out)
+			select {
+			case <-k.c.gone: // what is left is others', or nobody's
+				return
+			default:
+			}
 		}
 		if cap(out) > 2*consumerBatch {
 			out = nil // a large message is no reason to keep its room

@@ -13,6 +13,13 @@ func (b *Broker) Deliver(name string, payload []byte, qos byte) { b.deliver(name
 // Filters is how many filters users have subscribed to, all told.
 func (b *Broker) Filters() int { return int(b.consumers.filters.Load()) }
 
+// Rested is until when nobody computes.
+func (b *Broker) Rested() time.Time {
+	b.accounts.gate.mu.Lock()
+	defer b.accounts.gate.mu.Unlock()
+	return b.accounts.gate.rested
+}
+
 // Subscriptions is how many users have, members of groups among them.
 func (b *Broker) Subscriptions() (n int) {
 	s := b.consumers

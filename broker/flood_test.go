@@ -89,9 +89,31 @@ func TestUserLoginFlood(t *testing.T) {
 		slowest = max(slowest, time.Since(at))
 	}
 	t.Logf("the slowest claim and login took %v, %d tries", slowest, tries.Load())
-	eventually(t, "it has flooded for a while", func() bool { return time.Since(began) > 20*once })
-	// A refusal computes that long, and nobody does for three times as long.
-	if n, most := l.Consumers().Refused-refused, uint64(time.Since(began)/(2*once))+2; n > most {
+	// One at a time.
+	if n, most := l.Consumers().Refused-refused, uint64(time.Since(began)/once)+2; n > most {
 		t.Errorf("%d passwords were computed in %v, want %d at most", n, time.Since(began), most)
+	}
+}
+
+// After a refusal nobody computes for three times as long as that took.
+func TestUserLoginRests(t *testing.T) {
+	t.Parallel()
+	l := startLine(t, nil)
+	once := patience
+	for range 5 {
+		at := time.Now()
+		userhash.Idle(11, edgeclaim.NewSecret("wrong"))
+		once = min(once, time.Since(at))
+	}
+	for _, name := range []string{"reader", "nobody"} { // the one's hash is the cheaper
+		began := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		if _, err := l.dialFrom(ctx, "127.0.0.1", userLogin(name, "wrong")); err != nil {
+			t.Fatal(err)
+		}
+		cancel()
+		if rested := l.Rested().Sub(began); rested < 3*once {
+			t.Errorf("%s: it rests for %v, and one takes %v", name, rested, once)
+		}
 	}
 }

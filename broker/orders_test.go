@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 	"unicode/utf8"
@@ -158,9 +159,13 @@ func TestUserCommands(t *testing.T) {
 func TestUserCommandsRefused(t *testing.T) {
 	t.Parallel()
 	versions(t, func(t *testing.T, v mqttwire.Version) {
-		var fails error
+		type outcome struct{ err error }
+		var fails atomic.Value
+		fails.Store(outcome{})
 		l := startLine(t, nil, func(l *line, _ *broker.Parts) {
-			l.give = func(context.Context, edgeclaim.Order) (edgeclaim.Command, error) { return edgeclaim.Command{}, fails }
+			l.give = func(context.Context, edgeclaim.Order) (edgeclaim.Command, error) {
+				return edgeclaim.Command{}, fails.Load().(outcome).err
+			}
 		})
 		c := l.user(t, v, "boss")
 		topic := "devices/" + deviceID(t, 2).String() + "/commands"
@@ -179,7 +184,7 @@ func TestUserCommandsRefused(t *testing.T) {
 			{err: edgeclaim.ErrThrottled, body: `{"payload":1}`, code: 0x97},
 			{err: edgeclaim.ErrConflict, body: `{"payload":1}`, code: 0x83},
 		} {
-			if fails = tt.err; tt.topic == "" {
+			if fails.Store(outcome{tt.err}); tt.topic == "" {
 				tt.topic = topic
 			}
 			if tt.code == 0x87 && v == mqttwire.V311 {
@@ -195,7 +200,7 @@ func TestUserCommandsRefused(t *testing.T) {
 			}
 		}
 		for _, err := range []error{edgeclaim.ErrUnavailable, errNo, context.DeadlineExceeded} {
-			fails = err
+			fails.Store(outcome{err})
 			c := l.user(t, v, "boss")
 			publish(t, c, mqttwire.Message{Topic: topic, Payload: []byte(`{"payload":1}`), QoS: 1})
 			hungUp(t, c, 0x88)
