@@ -187,6 +187,48 @@ func TestCommands(t *testing.T) {
 		if n, err := db.Prune(ctx, now.Add(time.Second)); err != nil || n != 7+4 || become(t, db, 1, "local") != "queued" {
 			t.Errorf("%d pruned, %v", n, err)
 		}
+		// Its box says no more of it: what is over goes all the same.
+		if n, err := db.Prune(ctx, now.Add(2*time.Hour)); err != nil || n != 1 || become(t, db, 1, "local") == "queued" {
+			t.Errorf("%d pruned, %v", n, err)
+		}
+	})
+}
+
+// TestOthersCommands: a box that has nothing to do with a device says nothing of
+// its commands.
+func TestOthersCommands(t *testing.T) {
+	each(t, func(t *testing.T, open opener) {
+		db := open(t, "others", registry.Config{})
+		for _, name := range []string{"box-1", "box-2", "box-3"} {
+			greet(t, db, hello(name, 1, 100))
+		}
+		apply(t, db, prov(t, "box-1", 1, 1, provisioned(t, 1, 1, 1)))
+		if _, err := db.GiveCommand(t.Context(), order(t, 1, "c")); err != nil {
+			t.Fatal(err)
+		}
+		says := func(box string, sequence uint64, id string, s edgeclaim.CommandStatus) {
+			t.Helper()
+			if r := apply(t, db, batch(t, box, 1, edgeclaim.LaneEvt, sequence, sequence, status(t, sequence, 1, id, s, "")))[0]; r.Applied != 1 {
+				t.Fatalf("%+v", r)
+			}
+		}
+		says("box-2", 1, "c", edgeclaim.CommandSuccessful)
+		if got := due(t, db); become(t, db, 1, "c") != "pending" || !cmp.Equal(got, []string{"c to box-1"}) {
+			t.Errorf("%s, due %v", become(t, db, 1, "c"), got)
+		}
+		tell(t, db)
+		says("box-2", 2, "c", edgeclaim.CommandFailed)
+		says("box-1", 1, "c", edgeclaim.CommandQueued)
+		says("box-2", 3, "c", edgeclaim.CommandExpired)
+		if got := become(t, db, 1, "c"); got != "queued" {
+			t.Error(got)
+		}
+		// A box that holds the device too may have been told before.
+		apply(t, db, prov(t, "box-3", 1, 1, provisioned(t, 1, 1, 1)))
+		says("box-3", 1, "c", edgeclaim.CommandSuccessful)
+		if got := become(t, db, 1, "c"); got != "successful" {
+			t.Error(got)
+		}
 	})
 }
 
@@ -317,9 +359,22 @@ func TestCommandsExpire(t *testing.T) {
 		if diff := cmp.Diff([]string{"expired not_taken", "pending", "cancelled not_taken", "queued"}, got); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)
 		}
-		apply(t, db, batch(t, box, 1, edgeclaim.LaneEvt, 2, 2, status(t, 2, 1, "told", edgeclaim.CommandSuccessful, "")))
-		if got := become(t, db, 1, "told"); got != "successful" {
-			t.Errorf("what the box had after all is %s", got)
+		// A box that was away, and had them after all.
+		for i, tc := range []struct {
+			id, more, want string
+			said           edgeclaim.CommandStatus
+		}{
+			{"told", "", "expired not_taken", edgeclaim.CommandQueued},
+			{"told", `,"reason":"no_answer"`, "expired no_answer", edgeclaim.CommandExpired},
+			{"told", "", "successful", edgeclaim.CommandSuccessful},
+			{"back", "", "cancelled not_taken", edgeclaim.CommandDelivered},
+			{"back", "", "failed", edgeclaim.CommandFailed},
+		} {
+			next := uint64(i) + 2
+			apply(t, db, batch(t, box, 1, edgeclaim.LaneEvt, next, next, status(t, next, 1, tc.id, tc.said, tc.more)))
+			if got := become(t, db, 1, tc.id); got != tc.want {
+				t.Errorf("the box says %s of %s: %s, want %s", tc.said, tc.id, got, tc.want)
+			}
 		}
 	})
 }
