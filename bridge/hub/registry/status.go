@@ -76,14 +76,36 @@ func rank(s edgeclaim.CommandStatus) int {
 	return 0
 }
 
-// advances reports whether a command goes from one status to another. It never
-// goes back. The device's own word counts after an end that it had no part in:
-// the box, or the hub, may have given a command up that the device has done.
-func advances(from, to edgeclaim.CommandStatus) bool {
-	if from == edgeclaim.CommandExpired && (to == edgeclaim.CommandSuccessful || to == edgeclaim.CommandFailed) {
+// knownCommand is what the registry has of a command that a box speaks of.
+type knownCommand struct {
+	number, box, sentTo int64
+	status              edgeclaim.CommandStatus
+	reason              string
+}
+
+// advances reports whether a command goes on to another status. It never goes
+// back. The device's own word counts after an end that it had no part in: the
+// box may have given a command up that the device has done. An end that the hub
+// came to by itself was a guess, and any end that the box tells is better.
+func (k *knownCommand) advances(to edgeclaim.CommandStatus) bool {
+	switch {
+	case k.status.Final() && k.reason == reasonNotTaken:
+		return to.Final()
+	case k.status == edgeclaim.CommandExpired && (to == edgeclaim.CommandSuccessful || to == edgeclaim.CommandFailed):
 		return true
 	}
-	return rank(to) > rank(from)
+	return rank(to) > rank(k.status)
+}
+
+// speaksFor reports whether a box has a say in a command: it was told it, told of
+// it, or holds its device. No other box's word ends what is not its own.
+func (a *applier) speaksFor(ctx context.Context, b *box, k *knownCommand, device edgeclaim.DeviceID) (bool, error) {
+	if b.number == k.sentTo || b.number == k.box {
+		return true, nil
+	}
+	var holds int64
+	_, err := a.one(ctx, `SELECT COUNT(*) FROM holdings WHERE box = ? AND device = ?`, []any{b.number, device.Bytes()}, &holds)
+	return holds > 0, err
 }
 
 // command moves a command forward by its box's word. One that was given
@@ -92,10 +114,9 @@ func (a *applier) command(ctx context.Context, b *box, c *commandFacts) error {
 	if rank(c.Status) <= rank(CommandPending) {
 		return nil
 	}
-	var number int64
-	var status edgeclaim.CommandStatus
-	found, err := a.one(ctx, `SELECT number, status FROM commands WHERE device = ? AND id = ?`,
-		[]any{c.Device.Bytes(), c.Command.String()}, &number, &status)
+	var k knownCommand
+	found, err := a.one(ctx, `SELECT number, status, reason, box, sent_to FROM commands WHERE device = ? AND id = ?`,
+		[]any{c.Device.Bytes(), c.Command.String()}, &k.number, &k.status, &k.reason, &k.box, &k.sentTo)
 	if err != nil {
 		return err
 	}
@@ -104,7 +125,8 @@ func (a *applier) command(ctx context.Context, b *box, c *commandFacts) error {
 		result = []byte(c.Result)
 	}
 	if !found {
-		if number, err = a.next(ctx, "commands", "number"); err != nil {
+		number, err := a.next(ctx, "commands", "number")
+		if err != nil {
 			return err
 		}
 		return a.run(ctx, `INSERT INTO commands (number, device, id, box, payload, origin, given_by, given_at, expires_at,
@@ -113,8 +135,11 @@ func (a *applier) command(ctx context.Context, b *box, c *commandFacts) error {
 			number, c.Device.Bytes(), c.Command.String(), b.number, short(string(c.Origin)), short(c.By), micros(c.At), micros(c.ExpiresAt),
 			string(c.Status), micros(c.At), c.Attempts, result, short(c.Reason), a.now)
 	}
-	if !advances(status, c.Status) {
+	if !k.advances(c.Status) {
 		return nil
+	}
+	if speaks, err := a.speaksFor(ctx, b, &k, c.Device); !speaks || err != nil {
+		return err
 	}
 	// An order is over with its first status; a cancel, with the last one.
 	keep := waitsCancel
@@ -123,5 +148,5 @@ func (a *applier) command(ctx context.Context, b *box, c *commandFacts) error {
 	}
 	return a.run(ctx, `UPDATE commands SET box = ?, status = ?, status_at = ?, attempts = ?, result = ?, reason = ?,
 		waits = CASE WHEN waits = ? THEN waits ELSE 0 END, changed_at = ? WHERE number = ?`,
-		b.number, string(c.Status), micros(c.At), c.Attempts, result, short(c.Reason), keep, a.now, number)
+		b.number, string(c.Status), micros(c.At), c.Attempts, result, short(c.Reason), keep, a.now, k.number)
 }
