@@ -124,7 +124,8 @@ const (
 	AlarmUnconfirmed Alarm = "unconfirmed"
 	// AlarmAuditLost: entries of the audit log could not be written.
 	AlarmAuditLost Alarm = "audit_lost"
-	// AlarmTelemetryDropped: telemetry was lost because its quota was full.
+	// AlarmTelemetryDropped: telemetry was lost because its quota was full, or
+	// set aside because it could not be opened.
 	AlarmTelemetryDropped Alarm = "telemetry_dropped"
 	// AlarmDiskReserve: the disk is down to what only claims may use.
 	AlarmDiskReserve Alarm = "disk_reserve"

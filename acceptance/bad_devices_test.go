@@ -173,6 +173,7 @@ func metrics(n int) string {
 // TestBadDevices: whatever a device says, asks for and floods the box with, it
 // is refused or bounded by name; others do not notice.
 func TestBadDevices(t *testing.T) {
+	t.Parallel()
 	upstream := mosquitto.Start(t, mosquitto.Options{})
 	heard := hearken(t, upstream.Addr(), "devices/+/telemetry")
 	told := watch(t, upstream.Addr())

@@ -184,7 +184,7 @@ func (l *telemetryLedger) own(which int) {
 			reserved, _ := l.site.box.metric(reservedDisk)
 			return reserved == 1 && l.line.done() >= claims+10
 		})
-	case 3:
+	case 3: // to the last byte: nobody is answered
 		start := time.Now()
 		l.fullUntil(0, "the disk is full", func() bool { return time.Since(start) > time.Second })
 	}
@@ -231,11 +231,13 @@ func (l *telemetryLedger) heard() {
 	})
 }
 
-// catchUp waits until upstream has most of it.
+// catchUp waits until upstream has most of it, with devices claiming meanwhile.
 func (l *telemetryLedger) catchUp() {
 	l.t.Helper()
+	claims := l.line.done()
 	l.heard()
 	l.told(uint64(l.room / 2))
+	until(l.t, "claims are answered", func() bool { return l.line.done() > claims })
 }
 
 // told waits until no more than so many points wait for upstream.

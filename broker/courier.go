@@ -170,6 +170,12 @@ func (b *Broker) serve(id edgeclaim.DeviceID) {
 		err = b.sendCommands(ctx, c, cl)
 	}
 	failed = err != nil && !cl.Closed()
+	if err != nil && b.replaced(cl, id) {
+		// What was marked as sent is on no connection, and the next may have
+		// said that it listens before that.
+		b.listening(c)
+		b.couriers.wake(id)
+	}
 	if failed {
 		if say, unsaid := b.undelivered.take(time.Now()); say {
 			b.log.LogAttrs(b.ctx, slog.LevelError, "not delivered",

@@ -356,3 +356,35 @@ func TestWakeOfNobody(t *testing.T) {
 		t.Errorf("%d are remembered", n)
 	}
 }
+
+// A device that comes back while it is being marked as told is told on its new
+// connection, and at once.
+func TestCommandFollowsTheDevice(t *testing.T) {
+	versions(t, func(t *testing.T, v mqttwire.Version) {
+		id := deviceID(t, 1)
+		committing, committed := make(chan struct{}), make(chan struct{})
+		var first atomic.Bool
+		r := &rule{login: knowsAll}
+		r.fail = func(method string) error {
+			if method == "sent" && first.CompareAndSwap(false, true) {
+				close(committing)
+				<-committed
+			}
+			return nil
+		}
+		b := start(t, r, nil)
+		old := device(t, b, v, id)
+		subscribe(t, old, 1, commandsOf(id))
+		cid := r.tell(b, id, []byte("blink"))
+		<-committing
+		c := device(t, b, v, id)
+		gone(t, old)
+		subscribe(t, c, 1, commandsOf(id))
+		quiet(t, c)
+		close(committed)
+		hears(t, c, commandsOf(id), "blink")
+		if sent, _ := r.state(id, cid); sent != 2 {
+			t.Errorf("sent %d times", sent)
+		}
+	})
+}

@@ -52,6 +52,7 @@ func newWard(f *testing.F) *ward {
 	}
 	b, stop := run(f, w.rule, func(c *broker.Config) {
 		c.ConnectTimeout = 250 * time.Millisecond // for those who say nothing
+		c.ReportTimeout = 100 * time.Millisecond  // and for what cannot be taken
 	}, slog.New(slog.NewJSONHandler(&w.log, &slog.HandlerOptions{Level: slog.LevelDebug})))
 	f.Cleanup(func() {
 		if err := stop(); err != nil {

@@ -160,8 +160,17 @@ func (h *hook) OnPacketSent(cl *mqtt.Client, pk packets.Packet, _ []byte) {
 // them, as it routes nothing else, to users who hear them from deliver.
 const aside = "$aside/"
 
-// OnWill implements mqtt.Hook.
-func (*hook) OnWill(_ *mqtt.Client, will mqtt.Will) (mqtt.Will, error) {
+// OnWill implements mqtt.Hook. A will that was to wait is void when the device is
+// back (MQTT 5.0, section 3.1.3.2.2). mochi would keep it all the same where the
+// old connection ends after the new one has begun, send it in the new one's name,
+// and take that one's own will away.
+func (h *hook) OnWill(cl *mqtt.Client, will mqtt.Will) (mqtt.Will, error) {
+	defer h.rescue(cl, "on will")
+	c := connOf(cl)
+	if will.WillDelayInterval > 0 && c != nil && c.role == roleDevice && h.b.replaced(cl, c.device) {
+		c.resumed = true
+		cl.Properties.Will.WillDelayInterval = 0 // due now, and OnWillSent drops it
+	}
 	will.TopicName = aside + will.TopicName
 	return will, nil
 }
@@ -169,10 +178,16 @@ func (*hook) OnWill(_ *mqtt.Client, will mqtt.Will) (mqtt.Will, error) {
 // OnWillSent implements mqtt.Hook: a will is due.
 func (h *hook) OnWillSent(cl *mqtt.Client, pk packets.Packet) {
 	defer h.rescue(cl, "on will sent")
-	pk.TopicName = strings.TrimPrefix(pk.TopicName, aside)
-	if c := connOf(cl); c != nil && c.role == roleDevice {
-		h.b.lastWord(c, cl, &pk)
+	c := connOf(cl)
+	if c == nil || c.role != roleDevice {
+		return
 	}
+	waited := pk.Connect.WillProperties.WillDelayInterval > 0
+	if waited && !cl.Closed() || !waited && c.resumed { // the device is back
+		return
+	}
+	pk.TopicName = strings.TrimPrefix(pk.TopicName, aside)
+	h.b.lastWord(c, cl, &pk)
 }
 
 // OnDisconnect implements mqtt.Hook. mochi cleans up when it returns, so the
@@ -273,7 +288,7 @@ func (h *hook) OnPacketRead(cl *mqtt.Client, pk packets.Packet) (out packets.Pac
 		}
 	case packets.Disconnect:
 		c.disconnecting(cl, &pk)
-		if c.role == roleDevice && !willFollows(cl, &pk) {
+		if c.role == roleDevice && !willFollows(cl, &pk) && !h.b.replaced(cl, c.device) {
 			h.b.left(c.device)
 		}
 	}

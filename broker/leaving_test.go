@@ -3,7 +3,9 @@ package broker_test
 import (
 	"encoding/binary"
 	"net"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -141,10 +143,7 @@ func TestDelayedWill(t *testing.T) {
 	id, back := deviceID(t, 1), deviceID(t, 2)
 	b, n := deskOf(t, nil, nil)
 	for _, i := range []edgeclaim.DeviceID{id, back} {
-		packet := willLogin(mqttwire.V5, i, eventsOf(i), 1)
-		at := strings.Index(string(packet), "MQTT") + len("MQTT") + 4 // behind version, flags, keep-alive
-		session := []byte{5, 0x11, 0, 0, 0, 60}
-		loginWith(t, b, mqttwire.V5, withProperty(packet, at, session)).Close()
+		loginWith(t, b, mqttwire.V5, sleeperLogin(i)).Close()
 	}
 	eventually(t, "both are away", func() bool { return b.Open() == 0 })
 	c, _ := dial(t, b, mqttwire.V5, sessionLogin(mqttwire.V5, back))
@@ -161,4 +160,44 @@ func TestDelayedWill(t *testing.T) {
 	if got := n.notes(); len(got) != 1 {
 		t.Errorf("heard %+v", got)
 	}
+}
+
+// sleeperLogin is a device's that is remembered for a minute, with a will that is
+// put off by a second.
+func sleeperLogin(id edgeclaim.DeviceID) []byte {
+	packet := willLogin(mqttwire.V5, id, eventsOf(id), 1)
+	at := strings.Index(string(packet), "MQTT") + len("MQTT") + 4 // behind version, flags, keep-alive
+	return withProperty(packet, at, []byte{5, 0x11, 0, 0, 0, 60})
+}
+
+// A session that goes on has no will: not even one that was put off in the moment
+// in which the device came back.
+func TestTakeoverHasNoDelayedWill(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for seconds")
+	}
+	b, n := deskOf(t, nil, nil)
+	const devices = 200
+	for i := range devices {
+		loginWith(t, b, mqttwire.V5, sleeperLogin(deviceID(t, i)))
+	}
+	back := make([]*mqttwire.Client, devices)
+	var group sync.WaitGroup
+	for i := range devices {
+		group.Go(func() { back[i], _ = dial(t, b, mqttwire.V5, sessionLogin(mqttwire.V5, deviceID(t, i))) })
+	}
+	group.Wait()
+	last := deviceID(t, devices) // its will is due after all of theirs
+	loginWith(t, b, mqttwire.V5, sleeperLogin(last)).Close()
+	eventually(t, "the will of one that is away", func() bool { return n.left() > 0 && b.Open() == devices && said(n, last) })
+	for _, c := range back {
+		quiet(t, c)
+	}
+	if got := n.notes(); len(got) != 1 || n.left() != 1 {
+		t.Errorf("%d wills of devices that are there, %d of them have left", len(got)-1, n.left()-1)
+	}
+}
+
+func said(n *notebook, id edgeclaim.DeviceID) bool {
+	return slices.ContainsFunc(n.notes(), func(x note) bool { return x.device == id })
 }

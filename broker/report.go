@@ -45,13 +45,19 @@ var (
 // report gives what a device said to Reports, and notes what it is owed for it.
 // mochi acknowledges nothing.
 func (b *Broker) report(c *conn, cl *mqtt.Client, pk *packets.Packet) {
-	fleeting := pk.FixedHeader.Qos == 0
+	fleeting, began := pk.FixedHeader.Qos == 0, time.Now()
 	commit, err := b.take(c, pk.TopicName, pk.Payload, fleeting)
 	if fleeting {
 		if err == nil {
 			b.deliver(pk.TopicName, pk.Payload, 0)
 		}
 		return
+	}
+	if errors.Is(err, edgeclaim.ErrUnavailable) {
+		if b.pay(c, cl) != nil { // what came before
+			return
+		}
+		commit, err = b.insist(c, pk, began)
 	}
 	o := owed{id: pk.PacketID, commit: commit}
 	switch {
@@ -62,12 +68,32 @@ func (b *Broker) report(c *conn, cl *mqtt.Client, pk *packets.Packet) {
 	case errors.Is(err, edgeclaim.ErrThrottled):
 		o.reason = ackQuotaExceeded
 	default:
-		if b.pay(c, cl) == nil { // what came before
+		if b.pay(c, cl) == nil {
 			b.giveUp(c, cl, err)
 		}
 		return
 	}
 	c.owed = append(c.owed, o)
+}
+
+// reportAgain is when what the box could not take is put to Reports again: not
+// sooner, for each time counts against the device's rate.
+const reportAgain = time.Second
+
+// insist puts to Reports again what could not be taken when it came, for as long
+// as a commit may take. Meanwhile the device waits: to come back and say it again
+// would keep the box from its claims, when all of them do.
+func (b *Broker) insist(c *conn, pk *packets.Packet, began time.Time) (*edgeclaim.Commit, error) {
+	for {
+		left := b.cfg.ReportTimeout - time.Since(began)
+		if left <= 0 || waitFor(c.gone, min(left, reportAgain)) {
+			return nil, edgeclaim.ErrUnavailable
+		}
+		commit, err := b.take(c, pk.TopicName, pk.Payload, false)
+		if !errors.Is(err, edgeclaim.ErrUnavailable) {
+			return commit, err
+		}
+	}
 }
 
 // take puts what came on that topic to Reports. The body is the packet's own:

@@ -126,7 +126,7 @@ func TestReportOutcomes(t *testing.T) {
 						return tt.answer()
 					}
 					return edgeclaim.Receipt{Accepted: 1}, nil
-				}, nil)
+				}, func(c *broker.Config) { c.ReportTimeout = 100 * time.Millisecond })
 				c := device(t, b, v, id)
 				burst(t, c, telemetryOf(id), telemetryOf(id), eventsOf(id))
 				if tt.name != "panic" { // it ends the connection as it is
@@ -171,6 +171,45 @@ func TestReportTimeout(t *testing.T) {
 	acked(t, c, 1, 0)
 	hungUp(t, c, 0x89)
 	eventually(t, "gone", func() bool { return b.Open() == 0 })
+}
+
+// A box that cannot take a report now has its device wait: all of them would be
+// back at once, and again, and keep the box from its claims.
+func TestReportWaitsForRoom(t *testing.T) {
+	versions(t, func(t *testing.T, v mqttwire.Version) {
+		id := deviceID(t, 1)
+		var full atomic.Int32
+		full.Store(1)
+		b, n := deskOf(t, func(r edgeclaim.Report) (edgeclaim.Receipt, error) {
+			if string(r.Body) == `{"n":2}` && full.Add(-1) >= 0 {
+				return edgeclaim.Receipt{}, edgeclaim.ErrUnavailable
+			}
+			return edgeclaim.Receipt{Accepted: 1}, nil
+		}, nil)
+		c := device(t, b, v, id)
+		burst(t, c, telemetryOf(id), telemetryOf(id), eventsOf(id))
+		for i := range uint16(3) {
+			acked(t, c, i+1, 0)
+		}
+		if got := n.notes(); len(got) != 4 || got[1].body != got[2].body {
+			t.Errorf("taken: %+v", got)
+		}
+	})
+}
+
+// Whoever goes while his report waits for room leaves nothing behind.
+func TestDeviceThatLeavesBeforeThereIsRoom(t *testing.T) {
+	id := deviceID(t, 1)
+	b, n := deskOf(t, func(edgeclaim.Report) (edgeclaim.Receipt, error) {
+		return edgeclaim.Receipt{}, edgeclaim.ErrUnavailable
+	}, func(c *broker.Config) { c.ReportTimeout = time.Minute })
+	c := device(t, b, mqttwire.V311, id)
+	burst(t, c, telemetryOf(id))
+	n.awaitNotes(t, 1)
+	again := device(t, b, mqttwire.V311, id)
+	gone(t, c)
+	eventually(t, "one is left", func() bool { return b.Open() == 1 })
+	quiet(t, again)
 }
 
 // The time that the disk takes is not held against a device's keep-alive.

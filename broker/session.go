@@ -71,6 +71,9 @@ type session struct {
 	tell bool
 	// fresh: nothing was taken over, whatever mochi says in the CONNACK.
 	fresh bool
+	// resumed: another connection goes on with the session, so the will that
+	// was to wait is void.
+	resumed bool
 	// discard: the session ends with the connection, by order of Disconnect.
 	discard atomic.Bool
 

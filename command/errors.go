@@ -33,9 +33,9 @@ const (
 	reasonUnknown       = "unknown_command"
 )
 
-// fate is what upstream is told of an order that is not taken; ok is false where
+// fateOf is what upstream is told of an order that is not taken; ok is false where
 // it may be taken later.
-func fate(err error) (status edgeclaim.CommandStatus, reason string, ok bool) {
+func fateOf(err error) (f fate, ok bool) {
 	for _, known := range []struct {
 		err    error
 		status edgeclaim.CommandStatus
@@ -49,8 +49,8 @@ func fate(err error) (status edgeclaim.CommandStatus, reason string, ok bool) {
 		{edgeclaim.ErrInvalid, edgeclaim.CommandFailed, reasonInvalid},
 	} {
 		if errors.Is(err, known.err) {
-			return known.status, known.reason, true
+			return fate{status: known.status, reason: known.reason}, true
 		}
 	}
-	return "", "", false
+	return fate{}, false
 }

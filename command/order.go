@@ -31,23 +31,27 @@ const (
 // of its status, are durable. An order of an id that the device has already
 // changes nothing (P8); where it has been there for long, its status is told
 // once more. One that the box cannot take is told upstream as failed,
-// or expired, with the reason, and nil too; of one that expires later than
+// or expired, with the reason, and nil too, and stays so when it is repeated
+// though the box could take it now; of one that expires later than
 // Config.MaxExpiry from now it is brought forward, which the record says.
 // ErrUnavailable: later.
 func (s *Service) Order(ctx context.Context, o edgeclaim.Order) error {
 	if limit := s.clock.Now().Add(s.cfg.MaxExpiry); o.ExpiresAt.After(limit) {
 		o.ExpiresAt = limit
 	}
+	if f, known := s.refusedBefore(o.Device, o.ID); known {
+		return s.refuse(ctx, o, f)
+	}
 	c, fresh, err := s.take(ctx, o)
 	if err == nil && !fresh {
 		return s.tellAgain(ctx, &c)
 	}
-	status, reason, known := fate(err)
+	f, known := fateOf(err)
 	if err == nil || !known {
 		return err
 	}
-	s.logger.Warn("command from upstream is not taken", "device_id", o.Device, "command_id", o.ID, "reason", reason, "err", err)
-	return s.refuse(ctx, o, status, reason)
+	s.logger.Warn("command from upstream is not taken", "device_id", o.Device, "command_id", o.ID, "reason", f.reason, "err", err)
+	return s.refuse(ctx, o, f)
 }
 
 // tellAgain tells upstream the status of a command that it still asks about,
@@ -76,22 +80,6 @@ func (s *Service) tellAgain(ctx context.Context, c *edgeclaim.Command) error {
 		return err
 	}
 	return s.store.Append(ctx, *r)
-}
-
-// refuse tells upstream what became of an order that the box does not keep.
-func (s *Service) refuse(ctx context.Context, o edgeclaim.Order, status edgeclaim.CommandStatus, reason string) error {
-	r, err := told(&edgeclaim.Command{
-		ID: o.ID, Device: o.Device, Origin: o.Origin, By: name(o.By), Status: status,
-		ExpiresAt: o.ExpiresAt, ChangedAt: s.clock.Now(), Reason: reason,
-	}, s.clock.Stamp())
-	if err != nil {
-		return err
-	}
-	if err := s.store.Append(ctx, *r); err != nil {
-		return err
-	}
-	s.cfg.Observe(status)
-	return nil
 }
 
 // Give keeps a command that an operator or a local user gives, and returns it;
@@ -194,6 +182,7 @@ func (s *Service) keep(ctx context.Context, c edgeclaim.Command) (kept edgeclaim
 	s.index.release(c.Device)
 	if err == nil && fresh {
 		s.index.add(&kept, m.up+s.cfg.RetryLimit)
+		delete(s.refused, refusedKey{kept.Device, kept.ID})
 	}
 	s.mu.Unlock()
 	if err == nil && fresh {

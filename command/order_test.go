@@ -147,6 +147,39 @@ func TestOrderAgain(t *testing.T) {
 	})
 }
 
+// TestFateStands: what upstream was told of an order that the box did not take
+// is true for good, though upstream, which has not heard it yet, repeats the
+// order when the box could take it.
+func TestFateStands(t *testing.T) {
+	inBubble(t, nil, func(t *testing.T, r *rig) {
+		ctx := t.Context()
+		r.noErr(r.Cancel(ctx, device(t, 1), id(t, "a"), "hub")) // it was faster than the order
+		o := r.order("a")
+		o.Origin, o.By = edgeclaim.OriginUpstream, "hub"
+		for range 3 {
+			r.noErr(r.Order(ctx, o))
+			r.noErr(r.Cancel(ctx, o.Device, o.ID, "hub"))
+		}
+		wantTold(r, "a", "cancelled unknown_command")
+		r.pass(10 * time.Minute)
+		for range 3 {
+			r.noErr(r.Order(ctx, o)) // upstream has not heard
+		}
+		wantTold(r, "a", "cancelled unknown_command", "cancelled unknown_command")
+		r.waiting(0)
+		r.unavailable(true)
+		o.ID = id(t, "b")
+		wantErr(t, r.Order(ctx, o), edgeclaim.ErrUnavailable)
+		r.unavailable(false)
+		r.noErr(r.Order(ctx, o)) // nothing was told of it
+		wantTold(r, "b", "queued")
+		r.give("a", time.Hour) // an operator's is another
+		o.ID = id(t, "a")
+		r.noErr(r.Order(ctx, o))
+		equal(t, "status", r.status("a"), "queued")
+	})
+}
+
 func TestLimits(t *testing.T) {
 	inBubble(t, func(c *command.Config) { c.MaxWaiting, c.MaxPerDevice, c.MaxInFlight = 5, 3, 2 }, func(t *testing.T, r *rig) {
 		ctx := t.Context()
@@ -180,8 +213,11 @@ func TestLimits(t *testing.T) {
 		r.waiting(5)
 		_, err := r.TakeBack(ctx, device(t, 1), id(t, <-taken), "uid:0")
 		r.noErr(err)
-		r.noErr(r.Order(ctx, o)) // there is room again
-		wantTold(r, "y", "failed too_many", "queued")
+		r.noErr(r.Order(ctx, o)) // there is room again, but y has failed
+		wantTold(r, "y", "failed too_many")
+		o.ID = id(t, "z")
+		r.noErr(r.Order(ctx, o))
+		wantTold(r, "z", "queued")
 		r.restart()
 		r.waiting(5)
 	})

@@ -52,6 +52,7 @@ type rig struct {
 	step   atomic.Int64 // how far the wall clock is off
 
 	failed atomic.Pointer[error] // what the store says from now on, nil for what it does
+	gone   atomic.Uint64         // the number of a command that it has forgotten, 0 for none
 
 	mu    sync.Mutex
 	woken []edgeclaim.DeviceID
@@ -187,6 +188,9 @@ func (m meddled) ChangeCommands(ctx context.Context, numbers []uint64,
 	}
 	if err := m.r.failed.Load(); err != nil {
 		return nil, *err
+	}
+	if gone := m.r.gone.Load(); slices.Contains(numbers, gone) {
+		return nil, edgeclaim.ErrNotFound
 	}
 	return m.DB.ChangeCommands(ctx, numbers, change)
 }

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -57,7 +58,11 @@ func (s *Service) Encode(c edgeclaim.Command) ([]byte, error) {
 	if left < leastLeft {
 		return nil, errEnded
 	}
-	return json.Marshal(&message{ID: c.ID, ExpiresAt: c.ExpiresAt, ExpiresIn: int64(left / time.Second), Payload: c.Payload})
+	var out bytes.Buffer
+	encoder := json.NewEncoder(&out)
+	encoder.SetEscapeHTML(false) // the payload as it was given, and no larger
+	err := encoder.Encode(&message{ID: c.ID, ExpiresAt: c.ExpiresAt, ExpiresIn: int64(left / time.Second), Payload: c.Payload})
+	return bytes.TrimSuffix(out.Bytes(), []byte("\n")), err
 }
 
 // Sent says that commands of a device are about to be written to it; nil means

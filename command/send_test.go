@@ -1,6 +1,7 @@
 package command_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -153,6 +154,20 @@ func TestBehindTheStore(t *testing.T) {
 	})
 }
 
+// TestForgottenRow: a command that memory has and the store does not, for it
+// ended before memory had it and newer ones took its place, goes; and it keeps
+// no other from its end.
+func TestForgottenRow(t *testing.T) {
+	inBubble(t, nil, func(t *testing.T, r *rig) {
+		r.give("a", time.Minute)
+		r.give("b", time.Minute)
+		r.gone.Store(1)
+		r.pass(time.Minute + 30*time.Second)
+		equal(t, "status", r.status("b"), "expired not_sent")
+		r.waiting(0)
+	})
+}
+
 // TestShortPauses: Run knows of a pause that began after it last looked.
 func TestShortPauses(t *testing.T) {
 	inBubble(t, func(c *command.Config) { c.RetryBase = time.Second }, func(t *testing.T, r *rig) {
@@ -189,6 +204,22 @@ func TestEncode(t *testing.T) {
 		equal(t, "it has not expired", r.status("a"), "queued")
 		r.pass(time.Second)
 		equal(t, "status", r.status("a"), "expired not_sent")
+	})
+}
+
+// TestEncodeAsGiven: a payload is told in the bytes that it was given in, and
+// takes no more room on its way to a small device.
+func TestEncodeAsGiven(t *testing.T) {
+	inBubble(t, nil, func(t *testing.T, r *rig) {
+		o := r.order("a")
+		o.Payload = json.RawMessage(`{"if":"a<b && c>d","sign":"  é","large":1e400}`)
+		c, err := r.Give(t.Context(), o)
+		r.noErr(err)
+		message, err := r.Encode(c)
+		r.noErr(err)
+		if !bytes.Contains(message, o.Payload) {
+			t.Errorf("told as %s", message)
+		}
 	})
 }
 

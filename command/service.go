@@ -40,6 +40,7 @@ type Service struct {
 	index   index
 	pollers map[edgeclaim.DeviceID]*poll
 	retold  map[uint64]time.Duration // when upstream was told a status again, by number
+	refused map[refusedKey]fate      // what upstream was told of orders that were not taken
 
 	nudge chan struct{} // capacity 1: Run is to look again
 }
@@ -64,7 +65,7 @@ func New(cfg Config, parts Parts, logger *slog.Logger) (*Service, error) {
 	}
 	s := &Service{
 		cfg: cfg, store: parts.Store, parts: parts, clock: parts.Clock, logger: logger,
-		index: newIndex(), pollers: map[edgeclaim.DeviceID]*poll{}, retold: map[uint64]time.Duration{},
+		index: newIndex(), pollers: map[edgeclaim.DeviceID]*poll{}, retold: map[uint64]time.Duration{}, refused: map[refusedKey]fate{},
 		nudge: make(chan struct{}, 1),
 	}
 	for after := uint64(0); ; {

@@ -186,7 +186,7 @@ func (s *Service) Cancel(ctx context.Context, device edgeclaim.DeviceID, id edge
 	switch {
 	case errors.Is(err, edgeclaim.ErrNotFound):
 		o := edgeclaim.Order{ID: id, Device: device, Origin: edgeclaim.OriginUpstream, By: by}
-		return s.refuse(ctx, o, edgeclaim.CommandCancelled, reasonUnknown)
+		return s.refuse(ctx, o, fate{status: edgeclaim.CommandCancelled, reason: reasonUnknown})
 	case errors.Is(err, edgeclaim.ErrConflict):
 		c, err := s.store.Command(ctx, device, id)
 		if err != nil {
@@ -268,13 +268,39 @@ func (s *Service) numbers(device edgeclaim.DeviceID) []uint64 {
 // endAll ends those of the commands that have not come to their end.
 func (s *Service) endAll(ctx context.Context, numbers []uint64, how func(*edgeclaim.Command) verdict) error {
 	for chunk := range slices.Chunk(numbers, changeChunk) {
-		_, err := s.move(ctx, chunk, func(c *edgeclaim.Command) (verdict, error) {
-			if c.Status.Final() {
-				return verdict{}, nil
-			}
-			return how(c), nil
-		})
+		err := s.end(ctx, chunk, how)
+		if errors.Is(err, edgeclaim.ErrNotFound) {
+			err = s.endEach(ctx, chunk, how)
+		}
 		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Service) end(ctx context.Context, numbers []uint64, how func(*edgeclaim.Command) verdict) error {
+	_, err := s.move(ctx, numbers, func(c *edgeclaim.Command) (verdict, error) {
+		if c.Status.Final() {
+			return verdict{}, nil
+		}
+		return how(c), nil
+	})
+	return err
+}
+
+// endEach ends commands of which the store does not have one any more: that had
+// ended before memory knew of it, and was among the oldest. It must not keep the
+// others from their end.
+func (s *Service) endEach(ctx context.Context, numbers []uint64, how func(*edgeclaim.Command) verdict) error {
+	for _, n := range numbers {
+		err := s.end(ctx, []uint64{n}, how)
+		switch {
+		case errors.Is(err, edgeclaim.ErrNotFound):
+			s.mu.Lock()
+			s.index.remove(n)
+			s.mu.Unlock()
+		case err != nil:
 			return err
 		}
 	}

@@ -61,7 +61,7 @@ func checkCommands(tx *bolt.Tx, s state) error {
 	return checkConfigs(tx, s)
 }
 
-// checkConfigs: each is of a device, and can be read.
+// checkConfigs: each can be read, and so can whom it is for.
 func checkConfigs(tx *bolt.Tx, s state) error {
 	count := uint64(0)
 	err := tx.Bucket(bucketConfigs).ForEach(func(k, v []byte) error {

@@ -34,8 +34,8 @@ const (
 // returned as it is, fresh is false, and nothing is stored.
 //
 // It also forgets a few of the oldest commands that have come to their end,
-// where there are more than MaxEnded, or MaxEndedBytes. ErrInvalid: it is not whole, or the
-// record is too large.
+// where there are more than MaxEnded, or MaxEndedBytes. ErrInvalid: it is not
+// whole, or the record is too large.
 func (db *DB) AddCommand(ctx context.Context, c edgeclaim.Command, r edgeclaim.Record) (kept edgeclaim.Command, fresh bool, err error) {
 	if c.ID.IsZero() || c.Device.IsZero() || c.Tenant.IsZero() || c.Status == "" {
 		return edgeclaim.Command{}, false, edgeclaim.Invalid("command", "not whole")

@@ -45,7 +45,7 @@ type Config struct {
 	// MaxUnsynced is how many bytes may wait for the disk, in each log.
 	MaxUnsynced int
 	// MaxDevicePoints is how many points, and events, of one device are taken
-	// in a second; twice as many at once.
+	// in a second; twice as many at once. Each KiB of a report is a point, too.
 	MaxDevicePoints int
 	// OfflineAfter is how long a device may be silent and count as at work.
 	OfflineAfter time.Duration

@@ -52,11 +52,12 @@ func (s *Service) runEvents(ctx context.Context) error {
 		case <-again.C:
 		}
 	}
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return s.events.Run(ctx) }) // ends what waits, if nothing else
-	if err == nil {
-		group.Go(func() error { return m.run(ctx) })
+	if err != nil {
+		return s.events.Close() // ends what waits, and stores none of it
 	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return s.events.Run(ctx) })
+	group.Go(func() error { return m.run(ctx) })
 	return group.Wait()
 }
 
@@ -67,16 +68,19 @@ func (s *Service) newMover(ctx context.Context) (*mover, error) {
 		return nil, fmt.Errorf("telemetry: events taken over: %w", err)
 	}
 	m := &mover{Service: s}
-	if own := s.events.Own(); len(own) == 8 {
+	b, own := s.events.Bounds(), s.events.Own()
+	at := b.Last // all that is there is older than the registry's note
+	if len(own) == 8 {
 		m.offset = binary.LittleEndian.Uint64(own)
+	} else {
+		at = b.Acked // or the marks are lost, and some are told twice rather than never
 	}
-	last := s.events.Bounds().Last
-	if taken > m.offset+last {
-		s.logger.Error("the log of events is older than the registry: it was lost, and begins anew",
-			"registry_place", taken, "log_place", m.offset+last)
-		m.offset = taken - last
+	if taken > m.offset+b.Last {
+		s.logger.Error("the log of events is behind the registry: it was lost, or its marks were, and begins anew",
+			"registry_place", taken, "log_place", m.offset+b.Last)
+		m.offset = taken - at
 	}
-	m.taken = max(taken, m.offset) - m.offset
+	m.taken = max(max(taken, m.offset)-m.offset, b.Acked)
 	if err := m.forget(); err != nil {
 		return nil, unavailable("events", err)
 	}
@@ -85,8 +89,7 @@ func (s *Service) newMover(ctx context.Context) (*mover, error) {
 
 // forget lets the log go what the registry has.
 func (m *mover) forget() error {
-	upto := max(m.taken, m.events.Bounds().Acked)
-	return m.events.Ack(upto, binary.LittleEndian.AppendUint64(nil, m.offset))
+	return m.events.Ack(m.taken, binary.LittleEndian.AppendUint64(nil, m.offset))
 }
 
 // run moves what comes, until ctx ends.

@@ -13,6 +13,12 @@ func Document(b []byte) bool {
 	return ok
 }
 
+// Unique is the scanner's judgement of the names in a text that is JSON.
+func Unique(b []byte) bool {
+	start, end, _ := document(b)
+	return unique(b[start:end])
+}
+
 // Looker looks through points, as one report after the other would have it.
 type Looker struct{ w *scratch }
 

@@ -135,11 +135,11 @@ func (l *Lane) Stats() edgeclaim.LaneStats {
 	l.mu.Unlock()
 	gone := max(b.Acked, b.Lost)
 	stats := edgeclaim.LaneStats{
-		Pending: b.Last - gone, Bytes: uint64(b.Bytes), Appended: b.Last - own.Base,
+		Pending: b.Last - gone, Appended: b.Last - own.Base,
 		Acked: own.Acked, Dropped: own.Dropped + gone - b.Acked, Parked: own.Parked,
 	}
-	if stats.Pending > 0 {
-		stats.OldestAge = l.age(gone + 1)
+	if stats.Pending > 0 { // what does not wait any more goes with its segment
+		stats.Bytes, stats.OldestAge = uint64(b.Bytes), l.age(gone+1)
 	}
 	return stats
 }

@@ -130,6 +130,19 @@ func (b *box) fill() {
 	}
 }
 
+// TestNothingPending: what upstream has takes room until its segment goes, and
+// does not wait.
+func TestNothingPending(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, nil)
+	b.say(1, `{"t":1}`)
+	b.ack(1)
+	b.restart()
+	if got := b.sums(); got.Pending != 0 || got.Acked != 1 || got.Bytes != 0 {
+		t.Errorf("%+v", got)
+	}
+}
+
 func small(b *box) { b.cfg.MaxBytes = 4 * b.cfg.SegmentBytes }
 
 // TestQuota: what the quota takes is told, once and the same on every send.

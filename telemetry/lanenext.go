@@ -19,7 +19,7 @@ func (l *Lane) Next(_ context.Context, after edgeclaim.Mark, limit int) ([]edgec
 	if err := l.knows(after); err != nil {
 		return nil, err
 	}
-	if l.own.Base+after.Upto >= l.log.Bounds().Last {
+	if after.Upto >= l.log.Bounds().Last-l.own.Base {
 		return nil, nil
 	}
 	entries, err := l.log.Read(l.own.Base+after.Upto, limit, readBytes)
@@ -149,7 +149,7 @@ func (l *Lane) Ack(_ context.Context, upto edgeclaim.Mark) error {
 	}
 	b := l.log.Bounds()
 	place := l.own.Base + upto.Upto
-	if place > b.Last || upto.Check.Sequence > upto.Upto {
+	if upto.Upto > b.Last-l.own.Base || upto.Check.Sequence > upto.Upto {
 		return fmt.Errorf("telemetry: ack %d of a lane that ends at %d: %w", upto.Upto, b.Last-l.own.Base, edgeclaim.ErrInvalid)
 	}
 	newer := upto.Check.Sequence > l.own.CheckAt

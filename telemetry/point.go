@@ -336,16 +336,36 @@ func inside(object []byte) []byte {
 	return bytes.TrimSpace(object[1 : len(object)-1])
 }
 
-// unique reports whether no member of an object comes twice.
-func unique(object []byte) bool {
+// unique reports whether no member of an object comes twice, in a value whose
+// grammar was made sure of, however deep (RFC 7493, section 2.3).
+func unique(val []byte) bool {
+	switch val[0] {
+	case '{':
+		return uniqueMembers(val)
+	case '[':
+		for e := elementsOf(val); ; {
+			one, ok := e.next()
+			if !ok {
+				return true
+			}
+			if !unique(one) {
+				return false
+			}
+		}
+	default:
+		return true
+	}
+}
+
+func uniqueMembers(object []byte) bool {
 	seen := map[string]bool{}
 	for m := membersOf(object); ; {
-		name, _, ok := m.next()
+		name, val, ok := m.next()
 		if !ok {
 			return true
 		}
 		n := string(unquote(name))
-		if seen[n] {
+		if seen[n] || !unique(val) {
 			return false
 		}
 		seen[n] = true

@@ -11,6 +11,10 @@ import (
 // waits for (QoS 0) still go on their way: they are of no use when they are old.
 const fleetingBacklog = 10_000
 
+// pointBytes is what a point is reckoned to have: few large ones fill the disk
+// as many small ones do, and what the quota takes then is everybody's.
+const pointBytes = 1 << 10
+
 // Telemetry takes the points of a report. It does not wait for the disk: the
 // Receipt's Commit does, and only when that ended well are they durable (P1).
 //
@@ -19,7 +23,8 @@ const fleetingBacklog = 10_000
 // ErrThrottled: the device says too much, and nothing of the report was taken.
 // ErrUnavailable: the disk, or what may wait for it, is full; nothing was taken,
 // and trying later helps. A Fleeting report has no Commit, and is dropped where
-// the others are ErrUnavailable, or where upstream could not have it soon.
+// the others are ErrUnavailable, or where upstream could not have it soon. One
+// that is more than a small log ever takes at once is an InvalidError.
 func (s *Service) Telemetry(_ context.Context, r edgeclaim.Report) (edgeclaim.Receipt, error) {
 	w := s.scratch.Get().(*scratch) //nolint:errcheck,forcetypeassert // New makes no other
 	defer func() {
@@ -33,7 +38,7 @@ func (s *Service) Telemetry(_ context.Context, r edgeclaim.Report) (edgeclaim.Re
 		return edgeclaim.Receipt{Rejected: 1}, err
 	}
 	receipt := edgeclaim.Receipt{Accepted: len(w.points), Rejected: rejected}
-	if !s.presence.charge(r.By.Device, len(w.points)+rejected, now) {
+	if !s.presence.charge(r.By.Device, cost(len(w.points)+rejected, &r), now) {
 		return s.throttled(&r, receipt)
 	}
 	if len(w.points) == 0 {
@@ -48,6 +53,8 @@ func (s *Service) Telemetry(_ context.Context, r edgeclaim.Report) (edgeclaim.Re
 	case err != nil && r.Fleeting:
 		s.dropFleeting(&r, now, len(w.points))
 		return receipt, nil
+	case errors.Is(err, edgeclaim.ErrInvalid):
+		return s.excessive(&r, receipt)
 	case err != nil:
 		return s.full(&r, receipt, err)
 	case r.Fleeting:
@@ -58,6 +65,11 @@ func (s *Service) Telemetry(_ context.Context, r edgeclaim.Report) (edgeclaim.Re
 	s.count.accepted.Add(uint64(len(w.points)))
 	s.presence.spoke(&r.By, now, last)
 	return receipt, nil
+}
+
+// cost is how many points a report is reckoned as.
+func cost(points int, r *edgeclaim.Report) int {
+	return max(points, (len(r.Body)+pointBytes-1)/pointBytes)
 }
 
 // dropFleeting counts points that could not go on their way. Their device is at
@@ -142,7 +154,7 @@ func (s *Service) soon() bool {
 // with a command_id is the answer to a command, decided before this returns.
 func (s *Service) Event(ctx context.Context, r edgeclaim.Report) (edgeclaim.Receipt, error) {
 	now := s.parts.Stamp()
-	charged := s.presence.charge(r.By.Device, 1, now)
+	charged := s.presence.charge(r.By.Device, cost(1, &r), now)
 	body, answer, err := s.lookEvent(&r)
 	switch {
 	case err != nil:
@@ -212,6 +224,15 @@ func (s *Service) throttled(r *edgeclaim.Report, receipt edgeclaim.Receipt) (edg
 	s.count.rejected[reasonThrottled].Add(uint64(receipt.Accepted))
 	s.warn(r, reasonThrottled)
 	return edgeclaim.Receipt{Rejected: receipt.Accepted + receipt.Rejected}, edgeclaim.ErrThrottled
+}
+
+// excessive is the end of a report that the log could never take at once:
+// trying later would not help its device.
+func (s *Service) excessive(r *edgeclaim.Report, receipt edgeclaim.Receipt) (edgeclaim.Receipt, error) {
+	s.count.rejected[reasonTooLarge].Add(uint64(receipt.Accepted))
+	s.warn(r, reasonTooLarge)
+	f := fault{reasonTooLarge, "body", "more than the box takes at once"}
+	return edgeclaim.Receipt{Rejected: receipt.Accepted + receipt.Rejected}, f.err()
 }
 
 // full is the end of a report that the log has no room for.

@@ -34,7 +34,7 @@ var texts = []string{
 	`{"a":1}`, ` { "a" : 1 , "b" : "x" } `, `{"a":1,}`, `{,}`, `{"a"}`, `{"a":}`, `{a:1}`, `[1,]`, `[,1]`, `[1 2]`, `{"a":1 "b":2}`,
 	`"\u12"`, `"\uD800"`, `"\uDC00\uD800"`, `"\uD83D\uDE00"`, `"\uD83Dx"`, `"\x"`, `"a`, "\"a\nb\"", "\"\xff\"", "\"\xed\xa0\x80\"", `"\`, `"\u`,
 	"\ufeff{}", `{}{}`, `{} x`, "\t\r\n{}\n", `[[[[{"a":[{}]}]]]]`, `{"a":1,"a":2}`, "\"\x00\"", "\x00", "\"\x7f\"", `1 `, `1x`, `{"a":tru}`, `--1`, `+1`,
-	`{"a\u0062":"\"\\\/\b\f\n\r\t\u00e4"}`, `"` + "\u2028" + `"`,
+	`{"a\u0062":"\"\\\/\b\f\n\r\t\u00e4"}`, `[{"a":{"b":1,"\u0062":2}}]`, `{"a":[{"b":1},{"b":[]}]}`, `"` + "\u2028" + `"`,
 }
 
 // TestDocument: the scanner and a library that many use judge alike.
@@ -56,6 +56,9 @@ func sameJudgement(t *testing.T, text []byte) {
 	want := jsontext.Value(text).IsValid(jsontext.AllowDuplicateNames(true))
 	if got := telemetry.Document(text); got != want {
 		t.Errorf("%q: %v, want %v", text, got, want)
+	}
+	if want && telemetry.Unique(text) != jsontext.Value(text).IsValid() {
+		t.Errorf("%q: a name twice, or not: %v", text, telemetry.Unique(text))
 	}
 }
 

@@ -29,11 +29,7 @@ func (s *Service) Changed(_ context.Context, after uint64, maximum int, withNewe
 		return states, nil
 	}
 	for i, place := range places {
-		r, err := s.lane.newest(place, states[i].Device)
-		if err != nil {
-			return nil, err
-		}
-		states[i].Newest = r
+		states[i].Newest = s.lane.newest(place, states[i].Device)
 	}
 	return states, nil
 }
@@ -78,31 +74,29 @@ func turnedAt(d *device) uint64 { return d.turned }
 func spokeAt(d *device) uint64  { return d.spoke }
 
 // newest returns what a device said last, which is at that place; nil where
-// upstream has it, or the disk does not.
-func (l *Lane) newest(place uint64, device edgeclaim.DeviceID) (*edgeclaim.Record, error) {
+// upstream has it, or the disk does not. What cannot be read is Next's to tell:
+// states wait for no disk.
+func (l *Lane) newest(place uint64, device edgeclaim.DeviceID) *edgeclaim.Record {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	b := l.log.Bounds()
 	if place <= max(b.Acked, b.Lost) || place > b.Last {
-		return nil, nil
+		return nil
 	}
 	entries, err := l.log.Read(place-1, 1, newestBytes)
-	if err != nil {
-		return nil, unavailable("read", err)
-	}
-	if len(entries) == 0 || entries[0].Place != place || entries[0].Lost > 0 {
-		return nil, nil
+	if err != nil || len(entries) == 0 || entries[0].Place != place || entries[0].Lost > 0 {
+		return nil
 	}
 	e, err := parseEntry(entries[0].Payload)
 	if err != nil || e.device != device || l.refuses(place, device) {
-		return nil, nil //nolint:nilerr // what cannot be read is told by Next
+		return nil
 	}
 	r, err := telemetryRecord(&e)
 	if err != nil {
-		return nil, nil //nolint:nilerr // the same
+		return nil
 	}
 	r.Sequence = place - l.own.Base
-	return &r, nil
+	return &r
 }
 
 // watch notices who has fallen silent, and what an operator has to know, until

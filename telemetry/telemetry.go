@@ -31,7 +31,8 @@ type EventStore interface {
 	// TakeEvents appends records to edgeclaim.LaneEvt, and notes that all up to
 	// and with the place upto are there, in one transaction; nil means that both
 	// are durable. A place that is there already changes nothing (P8). No event
-	// is too large: one that no record holds is told as a gap. ErrUnavailable: nothing was done, and trying later helps.
+	// is too large: one that no record holds is told as a gap. ErrUnavailable:
+	// nothing was done, and trying later helps.
 	TakeEvents(ctx context.Context, upto uint64, records []edgeclaim.Record) error
 	// EventsTaken returns the place that TakeEvents noted last, 0 for none.
 	EventsTaken(ctx context.Context) (upto uint64, err error)

@@ -54,7 +54,7 @@ its command_id.
 				return err
 			}
 			if cmd.Flags().Changed("expires") {
-				in, err := span(expires)
+				in, err := cli.ParseSpan(expires)
 				if err != nil || in < time.Second {
 					return cli.Usagef("--expires: want a length of time such as 7d, 24h or 30m, at least 1s")
 				}
@@ -68,12 +68,13 @@ its command_id.
 				ask.ID = known.String()
 			}
 			err = show(cmd.Context(), a, request{http.MethodPost, path, ask}, a.printCommand)
+			err = worded(err, edgeclaim.CodeAlreadyExists, "the device has another command of this id")
 			return hint(deviceWords(err), edgeclaim.CodeAborted, "a revoked device gets none")
 		},
 	}
 	f := c.Flags()
 	f.StringVar(&payload, "payload", "", "what the device is to do: JSON, @FILE or -")
-	f.StringVar(&expires, "expires", "24h", "how long it is worth doing")
+	f.StringVar(&expires, "expires", "", "how long it is worth doing (default commands.default_expiry of the box, 24h)")
 	f.StringVar(&id, "command-id", "", "id of your own (default one is made); a second command of the same id is the first one")
 	required(c, "payload")
 	return c
@@ -168,8 +169,9 @@ func (a *app) oneCommand(use, short, verb, method string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return worded(show(cmd.Context(), a, request{method, path, nil}, a.printCommand),
-				edgeclaim.CodeNotFound, "this device has no command of this id; command list shows them")
+			err = show(cmd.Context(), a, request{method, path, nil}, a.printCommand)
+			err = worded(err, edgeclaim.CodeNotFound, "this device has no command of this id; command list shows them")
+			return worded(err, edgeclaim.CodeAborted, "it has come to another end already; command show says to which")
 		},
 	}
 	c.Flags().StringVar(&device, "device", "", "the command's device")

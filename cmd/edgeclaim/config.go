@@ -304,9 +304,9 @@ func (s *settings) validateListeners() error {
 // certificate outlives a shift at least; longer than the root it cannot be.
 const (
 	minValidity      = time.Hour
-	maxValidity      = 25 * 365 * day
+	maxValidity      = 25 * 365 * cli.Day
 	minUnconfirmed   = time.Minute
-	maxUnconfirmed   = 365 * day
+	maxUnconfirmed   = 365 * cli.Day
 	minAuditSegment  = 64 << 10
 	maxAuditRefusals = 1_000_000
 )

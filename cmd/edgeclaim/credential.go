@@ -1,13 +1,10 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
-	"strconv"
-	"strings"
 	"time"
 
 	"edgeclaim"
@@ -51,7 +48,7 @@ A device of type x509 gets a certificate for --csr, or one with a key made here.
 				Overlap string `json:"overlap"`
 				CSR     string `json:"csr,omitempty"`
 			}
-			until, err := span(overlap)
+			until, err := cli.ParseSpan(overlap)
 			if err != nil {
 				return cli.Usagef("--overlap: %v", err)
 			}
@@ -96,24 +93,6 @@ func (a *app) warnOnce(what string) {
 func terminal(file *os.File) bool {
 	_, err := unix.IoctlGetTermios(int(file.Fd()), unix.TCGETS)
 	return err == nil
-}
-
-// day is what people count an expiry in.
-const day = 24 * time.Hour
-
-// maxDays bounds a span before it is multiplied: above it, it would not fit.
-const maxDays = 100 * 365
-
-// span reads a length of time, as Go writes one or in whole days: 90d.
-func span(text string) (time.Duration, error) {
-	if whole, ok := strings.CutSuffix(text, "d"); ok {
-		if n, err := strconv.ParseUint(whole, 10, 31); err == nil && n <= maxDays {
-			return time.Duration(n) * day, nil
-		}
-	} else if d, err := time.ParseDuration(text); err == nil && d >= 0 {
-		return d, nil
-	}
-	return 0, errors.New("want a length of time such as 90d, 24h or 30m")
 }
 
 func (a *app) deviceRevokeCommand() *cobra.Command {

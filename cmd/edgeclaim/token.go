@@ -36,7 +36,7 @@ The commands need none: they use the socket in the data folder.`,
 			if _, err := token.ParseScope(scope); err != nil {
 				return cli.Usagef("--scope: want read, operate or admin")
 			}
-			in, err := span(expires)
+			in, err := cli.ParseSpan(expires)
 			if err != nil {
 				return cli.Usagef("--expires: %v", err)
 			}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"edgeclaim"
@@ -86,7 +87,8 @@ func (b *box) makeWork() error {
 }
 
 // openTelemetry opens what devices said before. Where that cannot be, it is set
-// aside and the box begins with nothing: claims wait for no telemetry.
+// aside and the box begins with nothing: claims wait for no telemetry. What only
+// the moment is in the way of stays where it is, and the box is started again.
 func (b *box) openTelemetry() error {
 	open := func() (err error) {
 		b.telemetry, err = telemetry.Open(b.settings.telemetryConfig(), telemetry.Parts{
@@ -96,8 +98,8 @@ func (b *box) openTelemetry() error {
 		return err
 	}
 	err := open()
-	if err == nil {
-		return nil
+	if err == nil || passing(err) {
+		return err
 	}
 	b.logger.Error("telemetry cannot be opened and is set aside", "err", err)
 	folder := filepath.Join(b.settings.Data, "telemetry")
@@ -106,7 +108,19 @@ func (b *box) openTelemetry() error {
 		return errors.Join(err, moved)
 	}
 	b.logger.Error("an empty telemetry log takes its place", "set_aside", aside)
+	b.alarms.raise(edgeclaim.AlarmTelemetryDropped, b.clock.Now())
 	return open()
+}
+
+// passing reports whether an error says nothing of the files that it came from:
+// the disk is full, or the system is at its limits.
+func passing(err error) bool {
+	for _, limit := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM} {
+		if errors.Is(err, limit) {
+			return true
+		}
+	}
+	return false
 }
 
 func (b *box) closeTelemetry() error {

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 
+	"edgeclaim"
 	"edgeclaim/cmd/internal/cli"
 )
 
@@ -22,6 +25,10 @@ func TestTelemetrySetAside(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	status, err := b.Status(t.Context())
+	if err != nil || len(status.Alarms) != 1 || status.Alarms[0].Alarm != edgeclaim.AlarmTelemetryDropped {
+		t.Errorf("alarms %+v, %v", status.Alarms, err)
+	}
 	stop(t, b)
 	aside, err := filepath.Glob(folder + ".damaged-*")
 	if err != nil || len(aside) != 1 {
@@ -32,5 +39,20 @@ func TestTelemetrySetAside(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(folder, "points")); err != nil {
 		t.Error(err)
+	}
+}
+
+// What is good on a disk that is full is not set aside: it would not be told any
+// more once there is room.
+func TestTelemetryStaysWhereTheDiskIsFull(t *testing.T) {
+	for _, err := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM} {
+		if !passing(fmt.Errorf("telemetry: %w", &os.PathError{Op: "write", Path: "marks", Err: err})) {
+			t.Errorf("%v: set aside", err)
+		}
+	}
+	for _, err := range []error{syscall.EIO, syscall.ENOTDIR, os.ErrPermission} {
+		if passing(fmt.Errorf("telemetry: %w", err)) {
+			t.Errorf("%v: in the way of claims", err)
+		}
 	}
 }

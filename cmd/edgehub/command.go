@@ -21,8 +21,8 @@ import (
 const (
 	// defaultCommandLife is how long a command is worth something, unless
 	// --expires says otherwise, and maxCommandLife the longest that may be.
-	defaultCommandLife = 24 * time.Hour
-	maxCommandLife     = 365 * 24 * time.Hour
+	defaultCommandLife = "24h"
+	maxCommandLife     = 365 * cli.Day
 )
 
 func (a *app) commandCommand() *cobra.Command {
@@ -37,8 +37,7 @@ func (a *app) commandCommand() *cobra.Command {
 }
 
 func (a *app) commandSend() *cobra.Command {
-	var device, payload, id string
-	var expires time.Duration
+	var device, payload, id, expires string
 	c := &cobra.Command{
 		Use: "send --device ID --payload JSON", Short: "Give a device a command", Args: cobra.NoArgs,
 		Long: "Give a device a command: any JSON, --payload - reads it from the standard input. With --id, the same\n" +
@@ -55,14 +54,15 @@ func (a *app) commandSend() *cobra.Command {
 					return cli.Usagef("--id: %v", err)
 				}
 			}
-			if expires <= 0 || expires > maxCommandLife {
-				return cli.Usagef("--expires: want more than zero, and %s at most", maxCommandLife)
+			life, err := cli.ParseSpan(expires)
+			if err != nil || life == 0 || life > maxCommandLife {
+				return cli.Usagef("--expires: want a length of time such as 7d, 24h or 30m, %dd at most", maxCommandLife/cli.Day)
 			}
 			if o.Payload, err = a.payload(payload); err != nil {
 				return err
 			}
 			return a.withRegistry(cmd, func(ctx context.Context, db *registry.DB) error {
-				o.ExpiresAt = time.Now().Add(expires)
+				o.ExpiresAt = time.Now().Add(life)
 				given, err := db.GiveCommand(ctx, o)
 				if err != nil {
 					return err
@@ -75,7 +75,7 @@ func (a *app) commandSend() *cobra.Command {
 	f.StringVar(&device, "device", "", "device id")
 	f.StringVar(&payload, "payload", "", "JSON, of at most 16 KiB; - for the standard input")
 	f.StringVar(&id, "id", "", "id of the command, 1 to 64 of A-Z a-z 0-9 . _ - (default: one is made)")
-	f.DurationVar(&expires, "expires", defaultCommandLife, "how long from now it is worth something")
+	f.StringVar(&expires, "expires", defaultCommandLife, "how long from now it is worth something")
 	for _, name := range []string{"device", "payload"} {
 		_ = c.MarkFlagRequired(name) // fails only for a name that is no flag
 	}

@@ -16,9 +16,9 @@ import (
 func (a *app) pruneCommand() *cobra.Command {
 	var before string
 	c := &cobra.Command{
-		Use: "prune", Short: "Delete events and telemetry that came long ago, and commands that ended then", Args: cobra.NoArgs,
+		Use: "prune", Short: "Delete events and telemetry that came long ago, and commands that were over then", Args: cobra.NoArgs,
 		Long: "Delete events (lane evt: refusals, alarms, gaps and the like) and telemetry (lane tel) that came before a\n" +
-			"time, and commands that came to their end before it. Devices, what was told of them (lane prov), conflicts\n" +
+			"time, and commands that had ended or expired before it. Devices, what was told of them (lane prov), conflicts\n" +
 			"and audit heads stay. A hub may serve meanwhile.",
 		Example: "  edgehub prune --before 2026-01-01T00:00:00Z",
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -160,12 +160,17 @@ func sameFromEverywhere(t *testing.T, l *seglog.Log, upto uint64) {
 // TestUnreadableSegment: a fault that stays does not hold up what is behind it.
 func TestUnreadableSegment(t *testing.T) {
 	t.Parallel()
-	for name, index := range map[string]int{"sealed": 1, "last": -1} {
+	folder := func(path string) error { return os.Mkdir(path, 0o700) }               // reading it fails, even for root
+	loop := func(path string) error { return os.Symlink(filepath.Base(path), path) } // opening it does
+	for name, how := range map[string]struct {
+		index int
+		spoil func(string) error
+	}{"sealed": {1, folder}, "last": {-1, folder}, "sealed, not opened": {1, loop}} {
 		cfg := written(t, 100)
 		files := segmentFiles(t, cfg)
-		bad := files[(index+len(files))%len(files)]
+		bad := files[(how.index+len(files))%len(files)]
 		noErr(t, os.Remove(bad))
-		noErr(t, os.Mkdir(bad, 0o700)) // reading it fails, even for root
+		noErr(t, how.spoil(bad))
 		l, shut := open(t, cfg)
 		last := l.Bounds().Last
 		if last < 100 {

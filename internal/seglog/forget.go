@@ -48,7 +48,13 @@ func (l *Log) Ack(upto uint64, own []byte) error {
 
 // mark makes m hold. The caller has marksMu.
 func (l *Log) mark(m marks) error {
-	if err := l.marksFile.write(m); err != nil {
+	var err error
+	if l.marksFile.missing {
+		err = l.createMarks(m)
+	} else {
+		err = l.marksFile.write(m)
+	}
+	if err != nil {
 		return err
 	}
 	l.mu.Lock()

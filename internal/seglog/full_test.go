@@ -342,6 +342,39 @@ func TestReserve(t *testing.T) {
 	}
 }
 
+// TestFullAtFirst: a log for which there is no room yet opens all the same, for
+// the box has other things to do than to keep it, and works when there is.
+func TestFullAtFirst(t *testing.T) {
+	t.Parallel()
+	for name, marks := range map[string]string{"no log": "", "a log without marks": "marks"} {
+		cfg := config(t)
+		if marks != "" {
+			cfg = written(t, 100)
+			noErr(t, os.Remove(filepath.Join(cfg.Dir, marks)))
+		}
+		f := &faults{}
+		full := error(unix.ENOSPC)
+		f.write.Store(&full)
+		f.marks.Store(&full)
+		l, shut := open(t, cfg, f.disk())
+		last := l.Bounds().Last
+		refusedPut(t, l, unix.ENOSPC)
+		wantErr(t, l.Ack(last, []byte("own")), edgeclaim.ErrUnavailable)
+		f.write.Store(nil)
+		f.marks.Store(nil)
+		if at := recovers(t, l, payload(int(last+1))); at != last+1 {
+			t.Errorf("%s: place %d, want %d", name, at, last+1)
+		}
+		noErr(t, l.Ack(last, []byte("own")))
+		shut()
+		l, _ = open(t, cfg)
+		if b := l.Bounds(); b.Acked != last || string(l.Own()) != "own" {
+			t.Errorf("%s: %+v, own %q", name, b, l.Own())
+		}
+		holds(t, l, last, last+1)
+	}
+}
+
 // TestFullDisk fills a real file system: the oldest go for the newest, and where
 // others have taken all of it the log waits for room, and loses nothing durable
 // that it does not tell.

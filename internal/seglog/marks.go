@@ -86,6 +86,8 @@ type marksFile struct {
 	used uint64 // the highest counter that was ever written
 	// unsure: the last write failed, and what it wrote may be on the disk.
 	unsure bool
+	// missing: there was no room for the file yet.
+	missing bool
 }
 
 // write makes m durable. After an error either of the old and the new may hold;
@@ -108,6 +110,7 @@ func (f *marksFile) write(m marks) error {
 }
 
 func (f *marksFile) close() {
+	f.missing = false
 	if f.file != nil {
 		f.file.Close()
 		f.file = nil

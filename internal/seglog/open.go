@@ -149,7 +149,14 @@ func (l *Log) readMarks() error {
 	} else if _, err := os.Lstat(l.path(marksName)); !errors.Is(err, fs.ErrNotExist) {
 		l.logger.Error("marks of the segment log are lost, and it is empty", "dir", l.cfg.Dir)
 	}
-	return l.createMarks(l.marks)
+	err = l.createMarks(l.marks)
+	if isFull(err) {
+		// They say nothing yet that the names do not say.
+		l.logger.Error("no room for the marks of the segment log: they are made when there is", "dir", l.cfg.Dir, "err", err)
+		l.marksFile.missing = true
+		return nil
+	}
+	return err
 }
 
 // continueLast finds the last durable place, and makes the last segment fit to

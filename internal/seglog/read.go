@@ -5,6 +5,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -141,7 +143,14 @@ func (l *Log) readSegment(s stretch, r *reading) (reached uint64, err error) {
 		return s.limit, nil
 	}
 	if err != nil {
-		// Not a fault of what is in it, or not for good: too many open files.
+		if passing(err) {
+			return s.after, err
+		}
+		if s.patch {
+			s.lost(r, s.seg.first, s.limit)
+			return s.limit, nil
+		}
+		l.faulty(s.seg)
 		return s.after, err
 	}
 	defer file.Close()
@@ -150,15 +159,33 @@ func (l *Log) readSegment(s stretch, r *reading) (reached uint64, err error) {
 		window: minWindow,
 	}
 	points, reached, err := s.walk(sc, r)
+	if err != nil {
+		l.faulty(s.seg)
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, p := range points {
 		s.seg.note(p)
 	}
-	if err != nil {
-		s.seg.faults++
-	}
 	return reached, err
+}
+
+// passing reports whether a file that cannot be opened is one only for now, or
+// for whom it runs as: what is in it is not at fault.
+func passing(err error) bool {
+	for _, known := range []error{unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.EINTR, fs.ErrPermission} {
+		if errors.Is(err, known) {
+			return true
+		}
+	}
+	return false
+}
+
+// faulty counts a read of a segment that failed.
+func (l *Log) faulty(seg *segment) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	seg.faults++
 }
 
 func (l *Log) has(seg *segment) bool {

@@ -61,7 +61,7 @@ func NewClaims(cfg Config, listener net.Listener, of Line, logger *slog.Logger) 
 	server := newServer(cfg, bounded(cfg, listener, of.TLS), engine.Handler(), logger)
 	server.http.ConnContext, server.http.ConnState = countRefused, left.note
 	if of.Reports != nil {
-		h := reportHandler{loginSide: login, reports: of.Reports, large: make(chan struct{}, maxLargeReports)}
+		h := reportHandler{loginSide: login, reports: of.Reports, large: newLarges()}
 		engine.POST("/api/v1/telemetry", h.telemetry)
 		engine.POST("/api/v1/events", h.event)
 	}

@@ -16,6 +16,8 @@ const (
 	ByRule = byRule
 	// MaxLargeReports is how many large reports are read at once.
 	MaxLargeReports = maxLargeReports
+	// MaxLargeOfDevice is how many of them may be one device's.
+	MaxLargeOfDevice = maxLargeOfDevice
 )
 
 // Through puts something before the server's handler.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"sync"
 
 	"edgeclaim"
 
@@ -31,6 +32,9 @@ const (
 	// take 16 MiB at the most: a box has little memory, and 4,096 connections
 	// of 256 KiB would be a gigabyte.
 	maxLargeReports = 64
+	// maxLargeOfDevice is how many of them may be one device's, so that one that
+	// sends them slowly keeps out no other's.
+	maxLargeOfDevice = 4
 )
 
 // errReportTooLarge is the InvalidError of a report above edgeclaim.MaxReport.
@@ -40,7 +44,7 @@ var errReportTooLarge = edgeclaim.Invalid("body", "larger than %d bytes", edgecl
 type reportHandler struct {
 	loginSide
 	reports Reports
-	large   chan struct{} // a place for each large report in memory
+	large   *larges
 }
 
 func (h reportHandler) telemetry(c *gin.Context) { h.take(c, h.reports.Telemetry) }
@@ -56,7 +60,7 @@ func (h reportHandler) take(c *gin.Context, do func(context.Context, edgeclaim.R
 		h.refuse(c, edgeclaim.FormatJSON, http.StatusUnsupportedMediaType, edgeclaim.Invalid("content_type", "want %s", edgeclaim.FormatJSON))
 		return
 	}
-	body, leave, err := h.body(c)
+	body, leave, err := h.body(c, who.Device)
 	defer leave()
 	if err != nil {
 		status := 0
@@ -81,7 +85,7 @@ func (h reportHandler) take(c *gin.Context, do func(context.Context, edgeclaim.R
 
 // body reads a report. What is more than a small one needs a place, which leave
 // gives back, or is ErrThrottled; leave is never nil.
-func (h reportHandler) body(c *gin.Context) (body []byte, leave func(), err error) {
+func (h reportHandler) body(c *gin.Context, device edgeclaim.DeviceID) (body []byte, leave func(), err error) {
 	leave = func() {}
 	declared := c.Request.ContentLength
 	if declared > edgeclaim.MaxReport {
@@ -95,13 +99,11 @@ func (h reportHandler) body(c *gin.Context) (body []byte, leave func(), err erro
 	}
 	_, err = io.CopyN(&all, reader, smallReport)
 	if err == nil { // and there may be more
-		select {
-		case h.large <- struct{}{}:
-			leave = func() { <-h.large }
-		default:
+		if !h.large.enter(device) {
 			c.Header("Connection", "close") // or net/http reads the rest before it answers
 			return nil, leave, edgeclaim.ErrThrottled
 		}
+		leave = func() { h.large.leave(device) }
 		all.Grow(int(max(0, declared-smallReport)) + bytes.MinRead)
 		_, err = all.ReadFrom(reader)
 	}
@@ -112,6 +114,36 @@ func (h reportHandler) body(c *gin.Context) (body []byte, leave func(), err erro
 		return nil, leave, edgeclaim.Invalid("body", "not read to its end")
 	}
 	return all.Bytes(), leave, nil
+}
+
+// larges are the places of large reports in memory.
+type larges struct {
+	mu  sync.Mutex
+	all int
+	of  map[edgeclaim.DeviceID]int
+}
+
+func newLarges() *larges { return &larges{of: map[edgeclaim.DeviceID]int{}} }
+
+// enter takes a place; false where there is none. Who entered leaves.
+func (l *larges) enter(device edgeclaim.DeviceID) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.all >= maxLargeReports || l.of[device] >= maxLargeOfDevice {
+		return false
+	}
+	l.all++
+	l.of[device]++
+	return true
+}
+
+func (l *larges) leave(device edgeclaim.DeviceID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.all--
+	if l.of[device]--; l.of[device] == 0 {
+		delete(l.of, device)
+	}
 }
 
 func receiptJSON(r edgeclaim.Receipt) []byte {

@@ -260,49 +260,6 @@ func TestReportSizes(t *testing.T) {
 	}
 }
 
-// TestLargeReportsAreCounted: those that are large and slow take so much memory and
-// no more, and keep no small one out.
-func TestLargeReportsAreCounted(t *testing.T) {
-	f := newFace(t)
-	device := f.device("H")
-	half := point + strings.Repeat(" ", 20_000-len(point))
-	var slow []net.Conn
-	answers := make(chan int, httpapi.MaxLargeReports+1)
-	for range httpapi.MaxLargeReports + 1 {
-		conn := send(t, f.claims, device, "POST /api/v1/telemetry", 2*len(half), half)
-		slow = append(slow, conn)
-		go func() { // ends with the answer, or with the connection
-			response, err := http.ReadResponse(bufio.NewReader(conn), nil)
-			if err != nil {
-				answers <- 0
-				return
-			}
-			response.Body.Close()
-			answers <- response.StatusCode
-		}()
-	}
-	if status := <-answers; status != 429 {
-		t.Errorf("one too many: %d", status)
-	}
-	if response, body := f.work.ask(f, device, "POST", "telemetry", point); response.StatusCode != 200 {
-		t.Errorf("a small one: %d %s", response.StatusCode, body)
-	}
-	if response, _ := f.work.ask(f, device, "POST", "telemetry", half); response.StatusCode != 429 {
-		t.Errorf("another one too many: %d", response.StatusCode)
-	}
-	for _, conn := range slow {
-		_, _ = io.WriteString(conn, strings.Repeat(" ", len(half))) // one of them has its answer
-	}
-	for range httpapi.MaxLargeReports {
-		if status := <-answers; status != 200 {
-			t.Errorf("a slow one: %d", status)
-		}
-	}
-	if response, body := f.work.ask(f, device, "POST", "telemetry", half); response.StatusCode != 200 {
-		t.Errorf("when they are done: %d %s", response.StatusCode, body)
-	}
-}
-
 // TestReportHalfAConnection: who closes his half behind the request hears his
 // answer.
 func TestReportHalfAConnection(t *testing.T) {

@@ -13,7 +13,7 @@ import (
 const pruneRows = 5_000
 
 // Prune deletes records of LaneEvt and LaneTel that came before a time, and
-// commands that came to their end before it, and says how many of both. Marks
+// commands that were over before it, and says how many of both. Marks
 // and holes stay: what is pruned was applied, and is not taken again.
 func (db *DB) Prune(ctx context.Context, before time.Time) (pruned int64, err error) {
 	type stretch struct{ epoch, lane int64 }
@@ -68,14 +68,15 @@ func (db *DB) pruneSome(ctx context.Context, epoch, lane, before int64) (n int64
 	return n, err
 }
 
-// pruneCommands deletes commands that came to their end, and of which nobody
-// has to be told any more.
+// pruneCommands deletes commands that came to their end, or were worth nothing
+// any more, and of which nobody has to be told. A box that was lost never says
+// the end of what it had.
 func (db *DB) pruneCommands(ctx context.Context, before int64) (n int64, err error) {
 	err = db.change(ctx, func(w *writer) error {
 		result, err := w.exec(ctx, `DELETE FROM commands WHERE number IN (SELECT number FROM commands
-			WHERE waits = 0 AND changed_at < ? AND status IN (?, ?, ?, ?) ORDER BY number LIMIT ?)`, before,
+			WHERE waits = 0 AND changed_at < ? AND (status IN (?, ?, ?, ?) OR expires_at < ?) ORDER BY number LIMIT ?)`, before,
 			string(edgeclaim.CommandSuccessful), string(edgeclaim.CommandFailed), string(edgeclaim.CommandExpired),
-			string(edgeclaim.CommandCancelled), pruneRows)
+			string(edgeclaim.CommandCancelled), before, pruneRows)
 		if err != nil {
 			return err
 		}
