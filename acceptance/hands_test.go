@@ -33,11 +33,10 @@ type hand struct {
 	watches sync.WaitGroup // of tokens; its life awaits them
 }
 
-// errand is a command as its device met it.
+// errand is a command that its device has executed, once.
 type errand struct {
-	done     time.Time // it was executed, once
-	late     time.Duration
-	expires  time.Time
+	expires  time.Time     // as the message said
+	late     time.Duration // how long after that it came, at the latest; 0 for in time
 	heard    int
 	status   string // what it answers
 	answered bool   // the box has acknowledged that
@@ -99,7 +98,7 @@ func (h *hand) do(message []byte) (id string, answer []byte) {
 	}
 	d := h.errands[m.ID]
 	if d == nil {
-		d = &errand{done: now, expires: m.ExpiresAt, status: "successful"}
+		d = &errand{expires: m.ExpiresAt, status: "successful"}
 		if m.Payload.Fail {
 			d.status = "failed"
 		}
@@ -141,6 +140,15 @@ func (h *hand) liveWire(ctx context.Context) {
 	for ctx.Err() == nil {
 		h.rest(ctx, 2*time.Second)
 		h.wireSession(ctx)
+	}
+}
+
+// liveLate is a life that begins when it is calm.
+func (h *hand) liveLate(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+	case <-h.calm:
+		h.liveWire(ctx)
 	}
 }
 

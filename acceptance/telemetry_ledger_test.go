@@ -131,9 +131,13 @@ func (l *telemetryLedger) suffer(steps int) {
 		own = append(own, which*steps/ownTroubles)
 	}
 	for step := range steps {
+		which := slices.Index(own, step)
+		if which >= 0 { // or the disk takes from upstream what only waits its turn
+			l.told(0)
+		}
 		already := int(l.said.allowed.Load())
 		said := l.drip(already, (l.said.each-already)/(steps-step))
-		if which := slices.Index(own, step); which >= 0 {
+		if which >= 0 {
 			l.own(which)
 		} else {
 			l.site.schedule(l.chance.Uint64(), 1)

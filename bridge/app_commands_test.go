@@ -16,6 +16,7 @@ import (
 // orders takes commands, as bridge.Commands.
 type orders struct {
 	fail func() error
+	undo func() // nil: a command is taken back at once
 
 	mu      sync.Mutex
 	taken   []edgeclaim.Order // guarded by mu
@@ -40,6 +41,9 @@ func (o *orders) Order(_ context.Context, one edgeclaim.Order) error {
 }
 
 func (o *orders) Cancel(_ context.Context, device edgeclaim.DeviceID, id edgeclaim.CommandID, by string) error {
+	if o.undo != nil {
+		o.undo()
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.undone = append(o.undone, device.String()+" "+id.String()+" "+by)
@@ -184,4 +188,31 @@ func TestAppCommandsFlood(t *testing.T) {
 	if n := len(got.taken); n != 257 {
 		t.Errorf("%d commands were taken, want the one and 256", n)
 	}
+}
+
+// TestAppCancelsShareACommit: many commands taken back at once do not wait for
+// the disk one by one, while acks of claims wait behind them.
+func TestAppCancelsShareACommit(t *testing.T) {
+	a := newApplication(t, nil)
+	m := newMemory()
+	got := newOrders()
+	const many = 64
+	var together sync.WaitGroup
+	together.Add(many)
+	got.undo = func() {
+		together.Done()
+		together.Wait()
+	}
+	parts := m.withTelemetry()
+	parts.Commands = got
+	b := startWith(t, appConf(a), parts)
+	b.awaitStatus(t, appUp)
+	a.do(func() {
+		back := &wire.Commands{Head: a.head(wire.TypeCommand)}
+		for i := range many {
+			back.Cancel = append(back.Cancel, orderOf(i+1, i%7).OrderName)
+		}
+		a.say(wire.KindCommand, back)
+	})
+	got.await(t, "all", func() bool { return len(got.undone) == many })
 }

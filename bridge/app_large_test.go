@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	"edgeclaim"
 	"edgeclaim/bridge/wire"
@@ -18,14 +17,14 @@ func TestAppLargeRecords(t *testing.T) {
 			a := newApplication(t, nil)
 			came := 0
 			a.onBatch = func(a *application, b *wire.Batch) bool {
-				if b.Lane != lane || a.connections() > 1 {
+				if b.Lane != lane {
 					return false
 				}
 				came++
 				return true
 			}
 			m := newMemory()
-			const records, metrics, window = 100, 15, 1024
+			const records, metrics, window = 40, 15, 256
 			const bytes = metrics * edgeclaim.MaxMetricText
 			var values []string
 			for i := range metrics {
@@ -40,7 +39,7 @@ func TestAppLargeRecords(t *testing.T) {
 				m.append(lane, r)
 			}
 			conf := appConf(a)
-			conf.Window, conf.AckTimeout = window, 2*time.Second
+			conf.Window, conf.AckTimeout = window, patience
 			startWith(t, conf, m.withTelemetry())
 			const most = window * 4096 / bytes
 			a.await(t, "as many as may be", func() bool { return came >= most })
@@ -51,6 +50,11 @@ func TestAppLargeRecords(t *testing.T) {
 				t.Errorf("%d on their way at once, want %d", came, most)
 			}
 			a.mu.Unlock()
+			a.do(func() {
+				a.onBatch = nil
+				again := []wire.Nack{{Lane: lane, Sequence: 1, Code: wire.NackGap}}
+				a.say(wire.KindAck, &wire.Ack{Head: a.head(wire.TypeAck), Nack: again})
+			})
 			m.awaitAcked(t, lane, records)
 		})
 	}

@@ -180,7 +180,7 @@ func (d *drain) tell(ctx context.Context, p *parcel, first []source) error {
 	}
 	telemetry := p.lane == edgeclaim.LaneTel
 	on := sent{place: p.place, weight: 1}
-	if message != nil && telemetry {
+	if message != nil && (telemetry || p.lane == edgeclaim.LaneEvt) {
 		on.weight = d.room.weigh(len(message.Payload))
 	}
 	states := d.more && len(first) > beforeStates && !time.Now().Before(d.stating)

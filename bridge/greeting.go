@@ -168,7 +168,8 @@ func (c *conversation) hearWelcome(ctx context.Context, w *wire.Welcome, now tim
 	c.hold(time.Duration(min(max(0, w.StartAfter), startMost.Milliseconds()))*time.Millisecond, now)
 	c.beginSnapshot(w.Snapshot)
 	c.recovering = c.recovering || w.Recover
-	c.logger.Info("application welcomed the box", "upstream_id", c.upstream, "credit", c.credit, "snapshot", w.Snapshot)
+	c.logger.Info("application welcomed the box",
+		"upstream_id", c.upstream, "credit", c.credit, "snapshot", w.Snapshot, "telemetry", c.knowing)
 	return nil
 }
 

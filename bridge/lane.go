@@ -33,6 +33,7 @@ type lane struct {
 	more   bool   // the outbox may hold more than was read
 	gone   uint64 // nothing up to here will come any more, if above read
 	flight []flown
+	flying int       // bytes of flight, as they take in a batch
 	since  time.Time // since when the first of flight is awaited; zero for nothing
 
 	paused   time.Time // nothing is sent before
@@ -51,6 +52,7 @@ type line struct {
 type flown struct {
 	last    uint64
 	records int
+	bytes   int  // as they take in a batch
 	final   line // the last record in it; zero without records
 }
 
@@ -94,15 +96,16 @@ func (l *lane) fits(room int) (n int, whole bool) {
 // is gone behind the last of them too.
 func (l *lane) take(n int) wire.Batch {
 	b := wire.Batch{Lane: l.name, First: l.sent + 1, Events: make([]jsontext.Value, n)}
+	sent := flown{records: n, bytes: l.bytes}
 	for i, one := range l.ready[:n] {
 		b.Events[i] = one.text
 		l.bytes -= len(one.text) + 1
 		b.Last = one.sequence
 	}
-	sent := flown{records: n}
 	if n > 0 {
 		sent.final = l.ready[n-1]
 	}
+	sent.bytes -= l.bytes
 	clear(l.ready[:n]) // for the garbage collector: the array lives on
 	if l.ready = l.ready[n:]; len(l.ready) == 0 {
 		l.ready = nil
@@ -110,6 +113,7 @@ func (l *lane) take(n int) wire.Batch {
 	}
 	sent.last = b.Last
 	l.flight = append(l.flight, sent)
+	l.flying += sent.bytes
 	l.sent, l.read, l.moved = b.Last, max(l.read, b.Last), true
 	return b
 }
@@ -122,6 +126,7 @@ func (l *lane) reach(upto uint64) (records int, check edgeclaim.Check) {
 	n := 0
 	for n < len(l.flight) && l.flight[n].last <= upto {
 		records += l.flight[n].records
+		l.flying -= l.flight[n].bytes
 		if l.flight[n].records > 0 {
 			final = l.flight[n].final
 		}
@@ -160,6 +165,7 @@ func (l *lane) back(sequence uint64, now time.Time) (records int) {
 	}
 	for _, gone := range l.flight[keep:] {
 		records += gone.records
+		l.flying -= gone.bytes
 	}
 	l.flight = l.flight[:keep]
 	l.rewind(sequence - 1)

@@ -384,26 +384,35 @@ func TestPubackNoPresence(t *testing.T) {
 	}
 }
 
-// TestPubackLargePoints: a window of the largest points does not fit into
-// memory, so that fewer are on their way at once.
-func TestPubackLargePoints(t *testing.T) {
-	l := newLine(t, 0)
-	m := newMemory()
-	for i := range 200 {
-		r := newPoint(uint64(i + 1))
-		r.Payload = []byte(`"` + strings.Repeat("x", edgeclaim.MaxReport) + `"`)
-		m.append(edgeclaim.LaneTel, r)
+// TestPubackLargeRecords: a window of the largest that devices say does not fit
+// into memory, so that fewer are on their way at once.
+func TestPubackLargeRecords(t *testing.T) {
+	for _, tt := range []struct {
+		lane edgeclaim.Lane
+		most int
+	}{{edgeclaim.LaneTel, 1024 * 3 / 4 / 65}, {edgeclaim.LaneEvt, 1024 / 65}} {
+		t.Run(string(tt.lane), func(t *testing.T) {
+			l := newLine(t, 0)
+			m := newMemory()
+			for i := range 200 {
+				r := newPoint(uint64(i + 1))
+				r.Payload = []byte(`"` + strings.Repeat("x", edgeclaim.MaxReport) + `"`)
+				if tt.lane == edgeclaim.LaneEvt {
+					r.Type, r.Data, r.Payload = edgeclaim.TypeDeviceEvent, r.Payload, nil
+				}
+				m.append(tt.lane, r)
+			}
+			conf := quick(l.url())
+			conf.Window = 1024
+			startWith(t, conf, m.withTelemetry())
+			l.await(t, "a window", atLeast(tt.most))
+			m.add(edgeclaim.LaneProv, 1)
+			came := l.await(t, "the claim", func(came []message) bool { return strings.HasSuffix(came[len(came)-1].topic, "prov") })
+			if len(came) != tt.most+1 {
+				t.Errorf("%d on their way at once, want %d", len(came)-1, tt.most)
+			}
+			l.release(1000)
+			m.awaitAcked(t, tt.lane, 200)
+		})
 	}
-	conf := quick(l.url())
-	conf.Window = 1024
-	startWith(t, conf, m.withTelemetry())
-	const most = 1024 * 3 / 4 / 65
-	l.await(t, "a window", atLeast(most))
-	m.add(edgeclaim.LaneProv, 1)
-	came := l.await(t, "the claim", func(came []message) bool { return strings.HasSuffix(came[len(came)-1].topic, "prov") })
-	if len(came) != most+1 {
-		t.Errorf("%d on their way at once, want %d", len(came)-1, most)
-	}
-	l.release(1000)
-	m.awaitAcked(t, edgeclaim.LaneTel, 200)
 }

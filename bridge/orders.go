@@ -10,8 +10,8 @@ import (
 	"edgeclaim/bridge/wire"
 )
 
-// ordersAtOnce is how many devices' commands are kept at once, so that they
-// share a commit.
+// ordersAtOnce is how many devices' commands are kept, or commands taken back, at
+// once, so that they share a commit.
 const ordersAtOnce = 64
 
 // hearOrders has the box keep what upstream wants devices to do, those of one
@@ -30,10 +30,10 @@ func (c *conversation) hearOrders(ctx context.Context, l *letter) {
 		}
 		orders[o.Device] = append(orders[o.Device], o)
 	}
-	var group errgroup.Group
-	group.SetLimit(ordersAtOnce)
+	var keeping errgroup.Group
+	keeping.SetLimit(ordersAtOnce)
 	for _, id := range devices {
-		group.Go(func() error {
+		keeping.Go(func() error {
 			for _, o := range orders[id] {
 				if err := c.order(ctx, o); err != nil {
 					return err
@@ -42,13 +42,23 @@ func (c *conversation) hearOrders(ctx context.Context, l *letter) {
 			return nil
 		})
 	}
-	err := group.Wait()
-	for i := 0; i < len(l.cancels) && err == nil; i++ {
-		err = c.parts.Commands.Cancel(ctx, l.cancels[i].Device, l.cancels[i].ID, c.upstream)
+	err := keeping.Wait()
+	if err == nil {
+		err = c.takeBack(ctx, l.cancels)
 	}
 	if err != nil && ctx.Err() == nil {
 		c.logger.Warn("commands from upstream were not all taken; it says them again", "err", err)
 	}
+}
+
+// takeBack has the box forget commands, which it has to know by then.
+func (c *conversation) takeBack(ctx context.Context, cancels []wire.OrderName) error {
+	var group errgroup.Group
+	group.SetLimit(ordersAtOnce)
+	for _, name := range cancels {
+		group.Go(func() error { return c.parts.Commands.Cancel(ctx, name.Device, name.ID, c.upstream) })
+	}
+	return group.Wait()
 }
 
 // order has the box keep one command.

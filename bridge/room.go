@@ -6,8 +6,8 @@ const (
 	// telemetryShare is the part of the window that is kept free of telemetry,
 	// one in so many: a claim must not wait for it.
 	telemetryShare = 4
-	// placeBytes is how much of a point one place in the window carries: a device
-	// may send points so large that a window of them would not fit into memory.
+	// placeBytes is how much of what devices say one place in the window carries:
+	// it may be so large that a window of it would not fit into memory.
 	placeBytes = 4 << 10
 )
 
@@ -29,7 +29,7 @@ func newRoom(window int) *room {
 	return &room{window: window, most: forTelemetry(window), freed: make(chan struct{}, 1)}
 }
 
-// weigh returns how many places a point takes.
+// weigh returns how many places something takes that a device said.
 func (r *room) weigh(bytes int) int { return min(1+bytes/placeBytes, r.most) }
 
 // take takes so many places, or none and returns false.

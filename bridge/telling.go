@@ -181,7 +181,7 @@ func (c *conversation) end(ctx context.Context, l *lane) error {
 
 // tellBatch sends the next batch of a lane, unless it is better to wait.
 func (c *conversation) tellBatch(l *lane, now time.Time) (bool, error) {
-	if now.Before(l.paused) {
+	if now.Before(l.paused) || l.flying >= c.conf.Window*placeBytes {
 		return false, nil
 	}
 	limit := c.limit()

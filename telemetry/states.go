@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"bytes"
 	"context"
 	"time"
 
@@ -96,6 +97,7 @@ func (l *Lane) newest(place uint64, device edgeclaim.DeviceID) *edgeclaim.Record
 		return nil
 	}
 	r.Sequence = place - l.own.Base
+	r.Payload = bytes.Clone(r.Payload) // or each holds all that was read with it
 	return &r
 }
 

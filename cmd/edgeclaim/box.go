@@ -102,7 +102,7 @@ func (b *box) assemble(ctx context.Context, bound *bindings) error {
 	if err := b.makeRule(); err != nil {
 		return err
 	}
-	if err := b.makeWork(); err != nil {
+	if err := b.makeWork(ctx); err != nil {
 		return err
 	}
 	if err := b.faceUpstream(); err != nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -71,7 +72,7 @@ func (s *settings) commandConfig() command.Config {
 }
 
 // makeWork makes what devices work with once they have claimed.
-func (b *box) makeWork() error {
+func (b *box) makeWork(ctx context.Context) error {
 	var auditor command.Auditor
 	if b.audit != nil {
 		auditor = b.audit
@@ -83,13 +84,13 @@ func (b *box) makeWork() error {
 	if err != nil {
 		return fmt.Errorf("commands: %w", err)
 	}
-	return b.openTelemetry()
+	return b.openTelemetry(ctx)
 }
 
 // openTelemetry opens what devices said before. Where that cannot be, it is set
 // aside and the box begins with nothing: claims wait for no telemetry. What only
 // the moment is in the way of stays where it is, and the box is started again.
-func (b *box) openTelemetry() error {
+func (b *box) openTelemetry(ctx context.Context) error {
 	open := func() (err error) {
 		b.telemetry, err = telemetry.Open(b.settings.telemetryConfig(), telemetry.Parts{
 			Stamp: b.clock.Stamp, Epoch: b.db.Epoch, Events: b.db, Answers: b.commands, Told: b.telling,
@@ -109,7 +110,29 @@ func (b *box) openTelemetry() error {
 	}
 	b.logger.Error("an empty telemetry log takes its place", "set_aside", aside)
 	b.alarms.raise(edgeclaim.AlarmTelemetryDropped, b.clock.Now())
-	return open()
+	if err := open(); err != nil {
+		return err
+	}
+	b.tellSetAside(ctx)
+	return nil
+}
+
+// tellSetAside tells upstream that what devices said is lost, nobody knows how
+// much of it (P7).
+func (b *box) tellSetAside(ctx context.Context) {
+	for _, lane := range []edgeclaim.Lane{edgeclaim.LaneTel, edgeclaim.LaneEvt} {
+		data, err := json.Marshal(struct {
+			Lane   edgeclaim.Lane `json:"lane"`
+			Reason string         `json:"reason"`
+			Epoch  string         `json:"epoch"`
+		}{lane, "telemetry_set_aside", b.db.Epoch()})
+		if err == nil {
+			err = b.db.Append(ctx, edgeclaim.Record{Lane: edgeclaim.LaneEvt, Type: edgeclaim.TypeGap, Stamp: b.clock.Stamp(), Data: data})
+		}
+		if err != nil {
+			b.logger.Error("upstream will not hear of the telemetry that was set aside", "lane", lane, "err", err)
+		}
+	}
 }
 
 // passing reports whether an error says nothing of the files that it came from:

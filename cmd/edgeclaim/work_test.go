@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"testing"
 
@@ -28,6 +29,20 @@ func TestTelemetrySetAside(t *testing.T) {
 	status, err := b.Status(t.Context())
 	if err != nil || len(status.Alarms) != 1 || status.Alarms[0].Alarm != edgeclaim.AlarmTelemetryDropped {
 		t.Errorf("alarms %+v, %v", status.Alarms, err)
+	}
+	records, err := b.db.Next(t.Context(), edgeclaim.Mark{Epoch: b.db.Epoch(), Lane: edgeclaim.LaneEvt}, 10)
+	if err != nil {
+		t.Error(err)
+	}
+	var told []string
+	for _, r := range records {
+		if r.Type == edgeclaim.TypeGap {
+			told = append(told, string(r.Data))
+		}
+	}
+	const gap = `{"lane":"%s","reason":"telemetry_set_aside","epoch":"%s"}`
+	if want := []string{fmt.Sprintf(gap, "tel", b.db.Epoch()), fmt.Sprintf(gap, "evt", b.db.Epoch())}; !slices.Equal(told, want) {
+		t.Errorf("upstream hears %q, want %q", told, want)
 	}
 	stop(t, b)
 	aside, err := filepath.Glob(folder + ".damaged-*")

@@ -122,6 +122,7 @@ func TestEventData(t *testing.T) {
 		{"gap in tel, damaged", edgeclaim.TypeGap, edgeclaim.LaneTel, true, lost.with("reason", "damaged")},
 		{"gap in tel, refused", edgeclaim.TypeGap, edgeclaim.LaneTel, true, lost.with("reason", "refused")},
 		{"gap in tel without places", edgeclaim.TypeGap, edgeclaim.LaneTel, false, lost.with("from", nil).with("to", nil)},
+		{"telemetry set aside", edgeclaim.TypeGap, edgeclaim.LaneEvt, true, data{"lane": "tel", "reason": "telemetry_set_aside", "epoch": epoch}},
 		{"gap of events", edgeclaim.TypeGap, edgeclaim.LaneEvt, true, data{"lane": "evt", "count": 3, "reason": "device_events_full"}},
 		{"gap of a large event", edgeclaim.TypeGap, edgeclaim.LaneEvt, true, data{"lane": "evt", "count": 1, "reason": "too_large", "epoch": epoch}},
 		{"gap of nothing", edgeclaim.TypeGap, edgeclaim.LaneEvt, false, data{"lane": "evt", "reason": "device_events_full"}},

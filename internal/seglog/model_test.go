@@ -2,6 +2,8 @@ package seglog_test
 
 import (
 	"bytes"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -70,7 +72,11 @@ func (m *model) reopen(t *rapid.T) {
 	m.settle(t)
 	if rapid.Bool().Draw(t, "killed") {
 		to := filepath.Join(filepath.Dir(m.cfg.Dir), strconv.Itoa(m.turns))
-		if err := os.CopyFS(to, os.DirFS(m.cfg.Dir)); err != nil {
+		err := os.CopyFS(to, os.DirFS(m.cfg.Dir))
+		for errors.Is(err, fs.ErrNotExist) { // the writer has begun the last segment anew meanwhile
+			err = errors.Join(os.RemoveAll(to), os.CopyFS(to, os.DirFS(m.cfg.Dir)))
+		}
+		if err != nil {
 			t.Fatal(err)
 		}
 		m.shut()
