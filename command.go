@@ -70,6 +70,13 @@ const (
 	CommandCancelled CommandStatus = "cancelled"
 )
 
+// CommandStatuses returns all of them, in the order that a command comes to them.
+func CommandStatuses() []CommandStatus {
+	return []CommandStatus{
+		CommandQueued, CommandSent, CommandDelivered, CommandSuccessful, CommandFailed, CommandExpired, CommandCancelled,
+	}
+}
+
 // Final reports whether nothing more is sent of a command.
 func (s CommandStatus) Final() bool {
 	switch s {

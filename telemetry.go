@@ -113,6 +113,8 @@ type TelemetryStatus struct {
 	// Online counts the devices at work now.
 	Online int `json:"online"`
 	// Accepted and Rejected count points and events; Rejected by its reason.
+	// What was accepted and could not be written then is said again by its
+	// device, and counts again.
 	Accepted uint64            `json:"accepted"`
 	Rejected map[string]uint64 `json:"rejected"`
 	// Fleeting counts points of QoS 0 that went on their way, FleetingDropped

@@ -171,7 +171,7 @@ func (l *telemetryLedger) drip(already, more int) (end func()) {
 	}
 }
 
-// ownTroubles are the troubles of own.
+// ownTroubles is how many troubles own has.
 const ownTroubles = 5
 
 // own brings about one of the troubles that telemetry has of its own.
@@ -194,9 +194,10 @@ func (l *telemetryLedger) own(which int) {
 	}
 }
 
-// torn kills the box while devices speak, and tears a file of its.
+// torn kills the box while devices speak, and tears the file that it wrote last.
 func (l *telemetryLedger) torn() {
 	l.t.Helper()
+	until(l.t, "there is a file", func() bool { sure, _ := l.said.sure(); return sure > 0 })
 	for range 3 {
 		within(time.Duration(20+l.chance.IntN(100))*time.Millisecond, l.t.Context().Done())
 		l.site.box.kill()

@@ -23,6 +23,7 @@ type stating struct {
 	more  bool   // there may be more to tell
 
 	upto uint64    // what is on its way goes up to here
+	most uint64    // and what was sent before it in the session, at most up to here
 	sent time.Time // since when; zero for nothing
 	next time.Time // what has changed is told then at the soonest
 }
@@ -72,7 +73,7 @@ func (c *conversation) tellStates(ctx context.Context, now time.Time) (bool, err
 	if s.more = len(message.Devices) < len(changed) || len(changed) == statesAtOnce; !s.more {
 		s.next = now.Add(statesEvery)
 	}
-	s.upto, s.sent = message.Upto, now
+	s.upto, s.most, s.sent = message.Upto, max(s.most, message.Upto), now
 	return true, c.say(wire.KindControl, message)
 }
 
@@ -134,11 +135,11 @@ func (c *conversation) farBehind(ctx context.Context) bool {
 func (c *conversation) hearState(version uint64) {
 	s := &c.stating
 	switch {
-	case version > s.upto:
+	case version > s.most:
 		c.alarms.raise(edgeclaim.AlarmAckAbove)
 		return
-	case version < s.told || s.sent.IsZero():
-		return // late
+	case version > s.upto || version < s.told || s.sent.IsZero():
+		return // late; what was sent since may have taken back what it says
 	case version == s.upto:
 		s.sent = time.Time{}
 	}

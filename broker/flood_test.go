@@ -35,7 +35,7 @@ func TestUserLoginFlood(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes 10 s")
 	}
-	l := startLine(t, func(c *broker.Config) { c.ConnectTimeout = patience })
+	l := startLine(t, func(c *broker.Config) { c.ConnectTimeout = 4 * patience })
 	l.user(t, mqttwire.V5, "reader").Close()
 	once := patience // what the dearest hash takes at best
 	for range 5 {
@@ -43,7 +43,7 @@ func TestUserLoginFlood(t *testing.T) {
 		userhash.Idle(11, edgeclaim.NewSecret("wrong"))
 		once = min(once, time.Since(at))
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 3*patience)
+	ctx, cancel := context.WithTimeout(t.Context(), 6*patience)
 	defer cancel()
 	flood, stop := context.WithCancel(ctx)
 	var all sync.WaitGroup

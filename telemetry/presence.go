@@ -14,8 +14,8 @@ const (
 	warnEvery = time.Minute
 )
 
-// presence is who is at work, and how much each has said. All of it is in
-// memory: after a start everybody is away until heard.
+// presence is who is at work, and how much each has said. It is in memory:
+// after a start everybody is away until heard; see roll.
 type presence struct {
 	offlineAfter time.Duration
 	most         int
@@ -32,6 +32,9 @@ type presence struct {
 	turns list
 	// page is where the last page of states ended.
 	page *device
+	// recalled is the version of the last that was at work in the run before,
+	// told that up to which somebody has heard of the states.
+	recalled, told uint64
 }
 
 // device is what is known of one that said something.

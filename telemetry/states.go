@@ -39,6 +39,7 @@ func (s *Service) Changed(_ context.Context, after uint64, maximum int, withNewe
 func (p *presence) since(after uint64, maximum int, spoken bool) (states []edgeclaim.DeviceState, places []uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.told = max(p.told, after)
 	turn := p.turns.above(after, turnedAt, p.page)
 	var said *device
 	if spoken {
@@ -107,13 +108,16 @@ func (s *Service) watch(ctx context.Context) error {
 	look := time.NewTicker(min(max(s.cfg.OfflineAfter/8, lookAtLeast), lookAtMost))
 	defer look.Stop()
 	w := trouble{Service: s, lost: s.points.Bounds().Lost}
+	r := s.newRoll()
 	for {
 		select {
 		case <-ctx.Done():
+			r.end()
 			return nil
 		case <-look.C:
 			now := s.parts.Stamp()
 			s.presence.sweep(now)
+			r.look(now)
 			w.look(s.points.Bounds(), now)
 		}
 	}

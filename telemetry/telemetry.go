@@ -106,6 +106,7 @@ func Open(cfg Config, parts Parts, logger *slog.Logger) (*Service, error) {
 		presence: newPresence(cfg),
 	}
 	s.scratch.New = func() any { return newScratch() }
+	s.recall()
 	// The way up says the epoch again, and tells nothing before.
 	if err := s.lane.Begin(context.Background(), parts.Epoch()); err != nil {
 		logger.Warn("the telemetry lane does not know its epoch yet", "err", err)

@@ -21,12 +21,6 @@ import (
 
 const commandsPath = "/api/v1/commands"
 
-// commandStatuses are what --status takes.
-var commandStatuses = []edgeclaim.CommandStatus{
-	edgeclaim.CommandQueued, edgeclaim.CommandSent, edgeclaim.CommandDelivered, edgeclaim.CommandSuccessful,
-	edgeclaim.CommandFailed, edgeclaim.CommandExpired, edgeclaim.CommandCancelled,
-}
-
 func (a *app) deviceCommandCommand() *cobra.Command {
 	var payload, expires, id string
 	c := &cobra.Command{
@@ -124,7 +118,7 @@ it; successful or failed, it said so; expired; cancelled.`,
 				only.Set("device_id", id.String())
 			}
 			if cmd.Flags().Changed("status") {
-				if !slices.Contains(commandStatuses, edgeclaim.CommandStatus(status)) {
+				if !slices.Contains(edgeclaim.CommandStatuses(), edgeclaim.CommandStatus(status)) {
 					return cli.Usagef("--status: want queued, sent, delivered, successful, failed, expired or cancelled")
 				}
 				only.Set("status", status)

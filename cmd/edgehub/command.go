@@ -103,10 +103,11 @@ func operator() string { return fmt.Sprintf("uid:%d", os.Getuid()) }
 
 // commandStatuses are those that commands have, here and in a box.
 func commandStatuses() []string {
-	return []string{
-		string(registry.CommandPending), string(edgeclaim.CommandQueued), string(edgeclaim.CommandSent), string(edgeclaim.CommandDelivered),
-		string(edgeclaim.CommandSuccessful), string(edgeclaim.CommandFailed), string(edgeclaim.CommandExpired), string(edgeclaim.CommandCancelled),
+	all := []string{string(registry.CommandPending)}
+	for _, status := range edgeclaim.CommandStatuses() {
+		all = append(all, string(status))
 	}
+	return all
 }
 
 func (a *app) commandList() *cobra.Command {

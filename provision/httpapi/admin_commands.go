@@ -127,17 +127,11 @@ func (h orderHandler) one(c *gin.Context, do func(context.Context, edgeclaim.Dev
 	})
 }
 
-// statusesOfCommands are those that a list may be asked for.
-var statusesOfCommands = []edgeclaim.CommandStatus{
-	edgeclaim.CommandQueued, edgeclaim.CommandSent, edgeclaim.CommandDelivered, edgeclaim.CommandSuccessful,
-	edgeclaim.CommandFailed, edgeclaim.CommandExpired, edgeclaim.CommandCancelled,
-}
-
 // list answers the newest first. A page goes on after a command: after, with
 // after_device_id where the list is of all devices, for ids are a device's own.
 func (h orderHandler) list(c *gin.Context) {
 	want := edgeclaim.CommandStatus(c.Query("status"))
-	if want != "" && !slices.Contains(statusesOfCommands, want) {
+	if want != "" && !slices.Contains(edgeclaim.CommandStatuses(), want) {
 		h.errs.fault(c, edgeclaim.Invalid("status", "want queued, sent, delivered, successful, failed, expired or cancelled"))
 		return
 	}
