@@ -38,6 +38,9 @@ type Report struct {
 type Receipt struct {
 	// Accepted and Rejected count its points; an event is one.
 	Accepted, Rejected int
+	// Points are, of an array of telemetry, those that were accepted, each as it
+	// came. They lie in the Report's Body.
+	Points [][]byte
 	// Commit is what what was accepted becomes durable with; nil when it is
 	// already, or nobody is to wait for it.
 	Commit *Commit
@@ -112,9 +115,8 @@ type DeviceState struct {
 type TelemetryStatus struct {
 	// Online counts the devices at work now.
 	Online int `json:"online"`
-	// Accepted and Rejected count points and events; Rejected by its reason.
-	// What was accepted and could not be written then is said again by its
-	// device, and counts again.
+	// Accepted and Rejected count points and events: what is on the disk, and
+	// what was not taken by its reason.
 	Accepted uint64            `json:"accepted"`
 	Rejected map[string]uint64 `json:"rejected"`
 	// Fleeting counts points of QoS 0 that went on their way, FleetingDropped

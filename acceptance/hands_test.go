@@ -176,7 +176,7 @@ func (h *hand) wireSession(ctx context.Context) {
 			return
 		}
 	}
-	for until := time.Now().Add(3 * time.Second); time.Now().Before(until); { // then it sleeps
+	for until := time.Now().Add(3 * time.Second); time.Now().Before(until); {
 		if client.SetDeadline(time.Now().Add(2*time.Second)) != nil {
 			return
 		}

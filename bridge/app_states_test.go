@@ -19,6 +19,7 @@ type shrinking struct {
 func (s *shrinking) Changed(ctx context.Context, after uint64, maximum int, withNewest bool) ([]edgeclaim.DeviceState, error) {
 	if s.calls.Add(1) == 2 {
 		maximum = 1
+		defer signalTo(s.signal) // there is more
 	}
 	return s.presences.Changed(ctx, after, maximum, withNewest)
 }

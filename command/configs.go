@@ -47,9 +47,16 @@ func (s *Service) SetConfig(ctx context.Context, device edgeclaim.DeviceID, conf
 	if known.Status == edgeclaim.DeviceRevoked {
 		return edgeclaim.DeviceConfig{}, errRevoked
 	}
+	before, err := s.store.DeviceConfig(ctx, device)
+	if err != nil {
+		return edgeclaim.DeviceConfig{}, err
+	}
 	set, err := s.store.SetDeviceConfig(ctx, device, object)
 	if err != nil {
 		return edgeclaim.DeviceConfig{}, err
+	}
+	if set.Version == before.Version {
+		return set, nil
 	}
 	s.wake(device)
 	s.write(ctx, edgeclaim.OriginOperator, by, audit.Entry{

@@ -252,6 +252,7 @@ func TestTakeBack(t *testing.T) {
 		wantTold(r, "a", "queued", "cancelled operator")
 		equal(t, "due", r.due(), "")
 		equal(t, "audit", r.wrote[1].Kind+" "+r.wrote[1].Who, "command.cancelled token:ops")
+		equal(t, "entries", len(r.wrote), 2) // it was taken back once
 		_, err := r.TakeBack(ctx, first, id(t, "b"), "uid:0")
 		wantErr(t, err, edgeclaim.ErrNotFound)
 		r.give("b", 0)
@@ -265,6 +266,10 @@ func TestTakeBack(t *testing.T) {
 		wantTold(r, "c", "queued", "cancelled upstream")
 		r.noErr(r.answer("c", "successful")) // too late
 		equal(t, "status", r.status("c"), "cancelled upstream")
+		r.pass(time.Hour) // upstream still asks: it never heard, or has lost what it had
+		r.noErr(r.Cancel(ctx, first, id(t, "c"), "hub"))
+		r.noErr(r.Cancel(ctx, first, id(t, "c"), "hub"))
+		wantTold(r, "c", "queued", "cancelled upstream", "cancelled upstream")
 		r.noErr(r.Cancel(ctx, first, id(t, "never-came"), "hub"))
 		wantTold(r, "never-came", "cancelled unknown_command")
 		r.waiting(0)
@@ -318,6 +323,10 @@ func TestConfigOfDevice(t *testing.T) {
 		got, err = r.Config(ctx, first)
 		r.noErr(err)
 		equal(t, "read", got, set)
+		got, err = r.SetConfig(ctx, first, []byte(`{"interval":30}`), "uid:0")
+		r.noErr(err)
+		equal(t, "the same", got, set)
+		equal(t, "entries", len(r.wrote), 1)
 		_, err = r.SetConfig(ctx, device(t, 77), []byte(`{}`), "uid:0")
 		wantErr(t, err, edgeclaim.ErrNotFound)
 		_, err = r.Config(ctx, device(t, 77))

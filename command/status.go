@@ -182,8 +182,10 @@ func answered(c *edgeclaim.Command, said *answer) verdict {
 // which upstream is told anyway. Of one that nobody knows upstream is told that
 // it is cancelled. ErrUnavailable: later.
 func (s *Service) Cancel(ctx context.Context, device edgeclaim.DeviceID, id edgeclaim.CommandID, by string) error {
-	_, err := s.cancel(ctx, device, id, reasonUpstream)
+	c, fresh, err := s.cancel(ctx, device, id, reasonUpstream)
 	switch {
+	case err == nil && !fresh:
+		return s.tellAgain(ctx, &c)
 	case errors.Is(err, edgeclaim.ErrNotFound):
 		o := edgeclaim.Order{ID: id, Device: device, Origin: edgeclaim.OriginUpstream, By: by}
 		return s.refuse(ctx, o, fate{status: edgeclaim.CommandCancelled, reason: reasonUnknown})
@@ -202,18 +204,24 @@ func (s *Service) Cancel(ctx context.Context, device edgeclaim.DeviceID, id edge
 // it may do it all the same. ErrNotFound: no such command. ErrConflict: it has
 // come to another end. ErrUnavailable: later.
 func (s *Service) TakeBack(ctx context.Context, device edgeclaim.DeviceID, id edgeclaim.CommandID, by string) (edgeclaim.Command, error) {
-	c, err := s.cancel(ctx, device, id, reasonOperator)
-	if err != nil {
-		return edgeclaim.Command{}, err
+	c, fresh, err := s.cancel(ctx, device, id, reasonOperator)
+	if err != nil || !fresh {
+		return c, err
 	}
 	s.write(ctx, edgeclaim.OriginOperator, by, entryOf(audit.KindCommandCancelled, &c))
 	return c, nil
 }
 
-func (s *Service) cancel(ctx context.Context, device edgeclaim.DeviceID, id edgeclaim.CommandID, reason string) (edgeclaim.Command, error) {
-	c, err := s.store.Command(ctx, device, id)
+// cancel takes a command back; fresh is false where it is cancelled already.
+func (s *Service) cancel(ctx context.Context, device edgeclaim.DeviceID, id edgeclaim.CommandID,
+	reason string,
+) (c edgeclaim.Command, fresh bool, err error) {
+	c, err = s.store.Command(ctx, device, id)
 	if err != nil {
-		return edgeclaim.Command{}, err
+		return edgeclaim.Command{}, false, err
+	}
+	if c.Status == edgeclaim.CommandCancelled {
+		return c, false, nil
 	}
 	commands, err := s.move(ctx, []uint64{c.Number}, func(c *edgeclaim.Command) (verdict, error) {
 		if c.Status.Final() && c.Status != edgeclaim.CommandCancelled {
@@ -222,9 +230,9 @@ func (s *Service) cancel(ctx context.Context, device edgeclaim.DeviceID, id edge
 		return verdict{status: edgeclaim.CommandCancelled, reason: reason}, nil
 	})
 	if err != nil {
-		return edgeclaim.Command{}, err
+		return edgeclaim.Command{}, false, err
 	}
-	return commands[0], nil
+	return commands[0], true, nil
 }
 
 // Voided says that a device's credentials are void: where it is revoked, its

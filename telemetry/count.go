@@ -27,7 +27,7 @@ var reasonNames = [reasons]string{
 
 // counters count what became of what devices said since the program began.
 type counters struct {
-	accepted        atomic.Uint64
+	answers         atomic.Uint64 // to commands, which lie in no log
 	rejected        [reasons]atomic.Uint64
 	fleeting        atomic.Uint64
 	fleetingDropped atomic.Uint64
@@ -40,14 +40,16 @@ func (s *Service) Status() edgeclaim.TelemetryStatus {
 	for i, name := range reasonNames {
 		rejected[name] = s.count.rejected[i].Load()
 	}
-	events := s.events.Bounds()
+	points, events := s.points.Bounds(), s.events.Bounds()
+	rejected[reasonNames[reasonDiskFull]] += points.Failed + events.Failed
 	return edgeclaim.TelemetryStatus{
 		Online:   s.presence.count(),
-		Accepted: s.count.accepted.Load(), Rejected: rejected,
+		Accepted: points.Last - s.before.points + events.Last - s.before.events + s.count.answers.Load(),
+		Rejected: rejected,
 		Fleeting: s.count.fleeting.Load(), FleetingDropped: s.count.fleetingDropped.Load(),
 		EventsWaiting: events.Last - max(events.Acked, events.Lost),
 		EventsDropped: s.count.eventsDropped.Load(),
-		Reserved:      s.points.Bounds().Reserved || events.Reserved,
+		Reserved:      points.Reserved || events.Reserved,
 	}
 }
 

@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"bytes"
 	"context"
 	"errors"
 
@@ -37,7 +38,7 @@ func (s *Service) Telemetry(_ context.Context, r edgeclaim.Report) (edgeclaim.Re
 		s.presence.charge(r.By.Device, 1, now) // nonsense is not free either
 		return edgeclaim.Receipt{Rejected: 1}, err
 	}
-	receipt := edgeclaim.Receipt{Accepted: len(w.points), Rejected: rejected}
+	receipt := edgeclaim.Receipt{Accepted: len(w.points), Rejected: rejected, Points: w.ofArray(r.Body)}
 	if !s.presence.charge(r.By.Device, cost(len(w.points)+rejected, &r), now) {
 		return s.throttled(&r, receipt)
 	}
@@ -62,9 +63,20 @@ func (s *Service) Telemetry(_ context.Context, r edgeclaim.Report) (edgeclaim.Re
 	default:
 		receipt.Commit = commit
 	}
-	s.count.accepted.Add(uint64(len(w.points)))
 	s.presence.spoke(&r.By, now, last)
 	return receipt, nil
+}
+
+// ofArray returns the points that were taken of an array; nil of a single one.
+func (w *scratch) ofArray(body []byte) [][]byte {
+	if len(w.points) == 0 || len(w.points) == 1 && len(w.points[0].raw) == len(bytes.TrimSpace(body)) {
+		return nil
+	}
+	points := make([][]byte, len(w.points))
+	for i := range w.points {
+		points[i] = w.points[i].raw
+	}
+	return points
 }
 
 // cost is how many points a report is reckoned as.
@@ -105,7 +117,7 @@ func (s *Service) look(w *scratch, r *edgeclaim.Report) (rejected int, err error
 		if len(w.points)+rejected == edgeclaim.MaxPoints {
 			return 0, s.reject(r, &fault{reasonTooMany, "body", "more points than a report may have"})
 		}
-		p, f := w.parsePoint(raw, r.By.Device, false)
+		p, f := w.parsePoint(raw, r.By.Device, r.Via == edgeclaim.ViaMQTT)
 		if f != nil {
 			rejected++
 			s.reject(r, f) //nolint:errcheck // counted
@@ -166,7 +178,7 @@ func (s *Service) Event(ctx context.Context, r edgeclaim.Report) (edgeclaim.Rece
 		err := s.parts.Answers.Answer(ctx, r.By.Device, body)
 		switch {
 		case err == nil:
-			s.count.accepted.Add(1)
+			s.count.answers.Add(1)
 			return edgeclaim.Receipt{Accepted: 1}, nil
 		case errors.Is(err, edgeclaim.ErrInvalid):
 			s.refused(&r, reasonMalformed)
@@ -181,7 +193,6 @@ func (s *Service) Event(ctx context.Context, r edgeclaim.Report) (edgeclaim.Rece
 	if err != nil {
 		return s.full(&r, edgeclaim.Receipt{Accepted: 1}, err)
 	}
-	s.count.accepted.Add(1)
 	if r.Fleeting {
 		commit = nil
 	}

@@ -78,8 +78,10 @@ type Service struct {
 	lane     *Lane
 	presence *presence
 	count    counters
-	boot     atomic.Pointer[bootName]
-	scratch  sync.Pool // of *scratch
+	// before is what lay in the logs when they were opened.
+	before  struct{ points, events uint64 }
+	boot    atomic.Pointer[bootName]
+	scratch sync.Pool // of *scratch
 }
 
 // Open opens the logs, and makes what is missing of them; nothing is taken
@@ -105,6 +107,7 @@ func Open(cfg Config, parts Parts, logger *slog.Logger) (*Service, error) {
 		lane:     newLane(points, filepath.Join(cfg.Dir, folder), parts.Stamp, logger),
 		presence: newPresence(cfg),
 	}
+	s.before.points, s.before.events = points.Bounds().Last, events.Bounds().Last
 	s.scratch.New = func() any { return newScratch() }
 	s.recall()
 	// The way up says the epoch again, and tells nothing before.

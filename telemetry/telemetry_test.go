@@ -37,7 +37,7 @@ func TestBodies(t *testing.T) {
 		{"array", `[` + platform + `,{"string_values":{"a":"b"}}]`, 2, 0, "", "", false},
 		{"the most points", `[` + many(1000, platform) + `]`, 1000, 0, "", "", false},
 		{"256 metrics", `{` + strings.Join(metrics[:256], ",") + `}`, 1, 0, "", "", true},
-		{"bad ones in an array", `[` + platform + `,{"numeric_values":{"a":"x"}},7,[],{"a":1},{"device_id":"` + other + `","numeric_values":{"a":1}}]`, 1, 5, "", "malformed", false},
+		{"bad ones in an array", `[` + platform + `,{"numeric_values":{"a":"x"}},7,[],{"a":true},{"device_id":"` + other + `","numeric_values":{"a":1}}]`, 1, 5, "", "malformed", false},
 		{"only bad ones", `[null]`, 0, 1, "", "malformed", false},
 
 		{"empty", ``, 0, 1, "body: not JSON", "malformed", false},
@@ -112,6 +112,41 @@ func TestBodies(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// Of an array the receipt says which points were accepted, as they came; over
+// MQTT they may be flat.
+func TestPointsOfAnArray(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, nil)
+	for body, want := range map[string]string{
+		`{"a":1}`:   "[]",
+		` {"a":1} `: "[]",
+		`[{"a":1}]`: `["{\"a\":1}"]`,
+		`[{"a":1}, {"a":true},{"numeric_values": {"b":2}}]`: `["{\"a\":1}" "{\"numeric_values\": {\"b\":2}}"]`,
+		`[{"a":true}]`: "[]",
+	} {
+		got, err := b.Telemetry(t.Context(), report(t, 1, body))
+		if text := fmt.Sprintf("%q", got.Points); err != nil || text != want {
+			t.Errorf("%s: %s, %v, want %s", body, text, err, want)
+		}
+	}
+}
+
+// What was accepted and could not be written counts as what it is.
+func TestCountsWhatIsOnTheDisk(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, func(b *box) { b.cfg.DiskReserve = 1 << 60 })
+	r, err := b.Telemetry(t.Context(), report(t, 1, `{"a":1}`))
+	if err == nil {
+		err = r.Commit.Wait(t.Context())
+	}
+	if !errors.Is(err, edgeclaim.ErrUnavailable) {
+		t.Fatal(err)
+	}
+	if s := b.Status(); s.Accepted != 0 || s.Rejected["disk_full"] != 1 {
+		t.Errorf("accepted %d, rejected %v", s.Accepted, s.Rejected)
 	}
 }
 

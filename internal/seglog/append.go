@@ -165,6 +165,7 @@ func (l *Log) abandon(err error, groups ...*group) {
 	l.mu.Lock()
 	groups = append(groups, l.waiting...)
 	l.waiting, l.arrived, l.unsynced = nil, 0, 0
+	l.failed += l.next - (l.last + 1)
 	l.next = l.last + 1
 	l.mu.Unlock()
 	for _, g := range groups {

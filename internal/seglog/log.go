@@ -120,6 +120,8 @@ type Bounds struct {
 	Reserved bool
 	// Dropped counts the places in (Acked, Lost].
 	Dropped uint64
+	// Failed counts the payloads whose Commit ended badly since Open.
+	Failed uint64
 }
 
 // Log is an open log. Its methods may be called at the same time, Run once.
@@ -142,6 +144,7 @@ type Log struct {
 	bytes    int64      // of all segments
 	last     uint64     // the last durable place
 	next     uint64     // the next place to be given
+	failed   uint64     // payloads whose commit ended badly
 	waiting  []*group   // in order
 	arrived  int        // calls of Append that waiting holds
 	expected int        // calls that the writer waits for; 0: it does not
@@ -220,7 +223,7 @@ func (l *Log) Bounds() Bounds {
 	defer l.mu.Unlock()
 	b := Bounds{
 		Acked: l.marks.acked, Lost: l.marks.lost, Last: l.last,
-		Bytes: l.bytes, Segments: len(l.segments), Reserved: low,
+		Bytes: l.bytes, Segments: len(l.segments), Reserved: low, Failed: l.failed,
 	}
 	if b.Lost > b.Acked {
 		b.Dropped = b.Lost - b.Acked
