@@ -46,6 +46,19 @@ type Receipt struct {
 	Commit *Commit
 }
 
+// Messages are what was accepted of a Report with that body, each as a device
+// would have sent it by itself.
+func (r *Receipt) Messages(body []byte) [][]byte {
+	switch {
+	case r.Accepted == 0:
+		return nil
+	case r.Points != nil:
+		return r.Points
+	default:
+		return [][]byte{body}
+	}
+}
+
 // Commit is a write to the disk that many wait for.
 type Commit struct {
 	done chan struct{}

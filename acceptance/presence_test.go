@@ -139,16 +139,6 @@ func TestPresence(t *testing.T) {
 			got, online := s.hub.shows(id)
 			return online && got.agrees(want)
 		})
-		// The box forgets who was there; upstream is told to forget it as well.
-		d := s.box.claimOne(s.box.key(), "BEFORE")
-		coming[0].come(t, s.box, d)
-		until(t, "the hub says online", func() bool { got, _ := s.hub.shows(d.id); return got.Presence == "online" })
-		s.box.kill()
-		s.box.start()
-		until(t, "the hub says offline", func() bool { got, online := s.hub.shows(d.id); return online && got.Presence == "offline" })
-		if got := s.box.shows(d.id); got.Presence != "offline" {
-			t.Errorf("after a restart the box says %+v", got)
-		}
 	})
 	t.Run("upstream is a broker", func(t *testing.T) {
 		t.Parallel()
@@ -240,6 +230,9 @@ func comeAndGo(t *testing.T, b *box, upstream func(id string, want seen) bool) {
 	client.Close() // it says nothing: a cable may have been moved
 	within(500*time.Millisecond, t.Context().Done())
 	state(lost, "a lost connection", "online")
+	b.kill() // it forgets who was there, and upstream is told to forget it as well
+	b.start()
+	state(lost, "a restart of the box", "offline")
 }
 
 // reconfigure replaces text in the box's configuration.

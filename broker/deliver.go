@@ -1,5 +1,7 @@
 package broker
 
+import "edgeclaim"
+
 // ConsumersStatus counts the named users, since the program began.
 type ConsumersStatus struct {
 	// Connected are there now.
@@ -16,6 +18,23 @@ func (b *Broker) Consumers() ConsumersStatus {
 	return ConsumersStatus{
 		Connected: b.consumers.len(),
 		Delivered: b.consumers.delivered.Load(), Dropped: b.consumers.dropped.Load(), Refused: b.accounts.refused.Load(),
+	}
+}
+
+// HearTelemetry tells the users who listen what a device measured, which came in
+// by another face and is durable; HearEvent what happened there. They never
+// block, and keep the body, which nobody may change any more.
+func (b *Broker) HearTelemetry(id edgeclaim.DeviceID, body []byte) {
+	b.hear(id, telemetryTopic, body)
+}
+
+// HearEvent is HearTelemetry for events.
+func (b *Broker) HearEvent(id edgeclaim.DeviceID, body []byte) { b.hear(id, eventsTopic, body) }
+
+func (b *Broker) hear(id edgeclaim.DeviceID, own string, body []byte) {
+	if b.consumers.filters.Load() > 0 {
+		topics := topicsOf(id)
+		b.deliver(topics.prefix+own, body, 1)
 	}
 }
 

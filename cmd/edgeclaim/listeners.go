@@ -67,7 +67,8 @@ func (b *box) serveLine(bound *bindings, name, address string, secure *tls.Confi
 	}
 	line := httpapi.Line{
 		Claims: b.rule, Devices: b.rule, Reports: b.telemetry, Commands: b.commands, Configs: b.commands,
-		TLS: secure, Ready: b.isReady,
+		Heard: httpapi.Heard{Telemetry: b.hear((*broker.Broker).HearTelemetry), Event: b.hear((*broker.Broker).HearEvent)},
+		TLS:   secure, Ready: b.isReady,
 	}
 	server, err := httpapi.NewClaims(b.settings.httpConfig(), listener, line, b.logger)
 	if err != nil {

@@ -50,7 +50,7 @@ func (a *app) readPassword() (edgeclaim.Secret, error) {
 	if !ok || !terminal(file) {
 		text, err := readSecret(a.stdin)
 		if err != nil {
-			return edgeclaim.Secret{}, cli.Usagef("password: %v", err)
+			return edgeclaim.Secret{}, cli.Usagef("password: want one line of 1 to %d bytes and nothing after it", userhash.MaxPassword)
 		}
 		return edgeclaim.NewSecret(text), nil
 	}

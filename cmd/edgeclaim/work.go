@@ -202,6 +202,16 @@ func (b *box) telling() bool {
 	return takes
 }
 
+// hear has the broker's users hear what came in by another face. The broker is
+// there before the first request, where there is one.
+func (b *box) hear(tell func(*broker.Broker, edgeclaim.DeviceID, []byte)) func(edgeclaim.DeviceID, []byte) {
+	return func(id edgeclaim.DeviceID, body []byte) {
+		if b.broker != nil {
+			tell(b.broker, id, body)
+		}
+	}
+}
+
 // encode is what a device is told of a command; nil when there is no time left
 // for it.
 func (b *box) encode(c edgeclaim.Command, _ time.Time) []byte {

@@ -31,6 +31,8 @@ type Line struct {
 	Devices Devices
 	// Reports takes what devices say; nil: there are no routes for it.
 	Reports Reports
+	// Heard is told what Reports has accepted; its members may be nil.
+	Heard Heard
 	// Commands has what devices are told to do, Configs how they are to work;
 	// nil: there are no routes for it.
 	Commands Commands
@@ -61,7 +63,7 @@ func NewClaims(cfg Config, listener net.Listener, of Line, logger *slog.Logger) 
 	server := newServer(cfg, bounded(cfg, listener, of.TLS), engine.Handler(), logger)
 	server.http.ConnContext, server.http.ConnState = countRefused, left.note
 	if of.Reports != nil {
-		h := reportHandler{loginSide: login, reports: of.Reports, large: newLarges()}
+		h := reportHandler{loginSide: login, reports: of.Reports, heard: of.Heard, large: newLarges()}
 		engine.POST("/api/v1/telemetry", h.telemetry)
 		engine.POST("/api/v1/events", h.event)
 	}

@@ -145,7 +145,7 @@ func openAudit(t testing.TB, dir string) *audit.Log {
 func (f *face) serve() {
 	f.t.Helper()
 	logger := f.logger
-	line := httpapi.Line{Claims: flaky{f.rule, f}, Devices: f.rule, Reports: f.work, Commands: f.work, Configs: f.work, Ready: func(context.Context) error {
+	line := httpapi.Line{Claims: flaky{f.rule, f}, Devices: f.rule, Reports: f.work, Heard: httpapi.Heard{Telemetry: f.work.hear("telemetry"), Event: f.work.hear("event")}, Commands: f.work, Configs: f.work, Ready: func(context.Context) error {
 		if err := f.notReady.Load(); err != nil {
 			return *err
 		}

@@ -44,14 +44,30 @@ var errReportTooLarge = edgeclaim.Invalid("body", "larger than %d bytes", edgecl
 type reportHandler struct {
 	loginSide
 	reports Reports
+	heard   Heard
 	large   *larges
 }
 
-func (h reportHandler) telemetry(c *gin.Context) { h.take(c, h.reports.Telemetry) }
-func (h reportHandler) event(c *gin.Context)     { h.take(c, h.reports.Event) }
+// Heard is told of each point and event that a device said over HTTP, when it is
+// durable. It must not block, and keeps the body.
+type Heard struct {
+	Telemetry, Event func(device edgeclaim.DeviceID, body []byte)
+}
+
+// taking is what is done with a report, and who hears of it.
+type taking struct {
+	take func(context.Context, edgeclaim.Report) (edgeclaim.Receipt, error)
+	hear func(device edgeclaim.DeviceID, body []byte) // nil: nobody
+}
+
+func (h reportHandler) telemetry(c *gin.Context) {
+	h.take(c, taking{h.reports.Telemetry, h.heard.Telemetry})
+}
+
+func (h reportHandler) event(c *gin.Context) { h.take(c, taking{h.reports.Event, h.heard.Event}) }
 
 // take answers when what was accepted is durable.
-func (h reportHandler) take(c *gin.Context, do func(context.Context, edgeclaim.Report) (edgeclaim.Receipt, error)) {
+func (h reportHandler) take(c *gin.Context, do taking) {
 	who, ok := h.admitted(c)
 	if !ok {
 		return
@@ -72,13 +88,18 @@ func (h reportHandler) take(c *gin.Context, do func(context.Context, edgeclaim.R
 	}
 	ctx, cancel := h.within(c)
 	defer cancel()
-	receipt, err := do(ctx, edgeclaim.Report{By: who, Body: body, Via: edgeclaim.ViaHTTP, Source: source(c.Request)})
+	receipt, err := do.take(ctx, edgeclaim.Report{By: who, Body: body, Via: edgeclaim.ViaHTTP, Source: source(c.Request)})
 	if err == nil {
 		err = receipt.Commit.Wait(ctx)
 	}
 	if err != nil {
 		h.refuse(c, edgeclaim.FormatJSON, 0, err)
 		return
+	}
+	if do.hear != nil {
+		for _, message := range receipt.Messages(body) {
+			do.hear(who.Device, message)
+		}
 	}
 	c.Data(http.StatusOK, string(edgeclaim.FormatJSON), receiptJSON(receipt))
 }

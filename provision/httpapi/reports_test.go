@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -101,6 +102,17 @@ func TestReports(t *testing.T) {
 	}
 	if got := string(f.work.reports[0].Body); got != point {
 		t.Errorf("the body arrived as %s", got)
+	}
+	var want []string
+	for _, said := range []string{
+		"telemetry " + point, "telemetry " + point, "telemetry " + point, "telemetry " + point,
+		`event {"type":"door"}`, `event {"command_id":"one","status":"successful"}`,
+	} {
+		kind, body, _ := strings.Cut(said, " ")
+		want = append(want, kind+" "+device.DeviceID+" "+body)
+	}
+	if !slices.Equal(f.work.heard, want) { // each by itself, and only what was accepted
+		t.Errorf("heard %q, want %q", f.work.heard, want)
 	}
 }
 

@@ -28,6 +28,7 @@ type work struct {
 	// commit, when it is there, is what a report is durable with.
 	commit  *edgeclaim.Commit
 	reports []edgeclaim.Report
+	heard   []string            // what users would hear
 	queue   []edgeclaim.Command // by number
 	told    edgeclaim.DeviceConfig
 	state   edgeclaim.DeviceState
@@ -79,6 +80,14 @@ func (w *work) Event(_ context.Context, r edgeclaim.Report) (edgeclaim.Receipt, 
 	return w.take("event", r)
 }
 
+func (w *work) hear(kind string) func(edgeclaim.DeviceID, []byte) {
+	return func(device edgeclaim.DeviceID, body []byte) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.heard = append(w.heard, kind+" "+device.String()+" "+string(body))
+	}
+}
+
 // take accepts objects, and of an array those without a member "bad".
 func (w *work) take(operation string, r edgeclaim.Report) (edgeclaim.Receipt, error) {
 	if err := w.failure(operation); err != nil {
@@ -96,6 +105,9 @@ func (w *work) take(operation string, r edgeclaim.Report) (edgeclaim.Receipt, er
 	for _, point := range points {
 		if json.Valid(point) && !bytes.Contains(point, []byte(`"bad"`)) {
 			receipt.Accepted++
+			if len(points) != 1 || len(point) != len(r.Body) {
+				receipt.Points = append(receipt.Points, point)
+			}
 		} else {
 			receipt.Rejected++
 		}
