@@ -272,7 +272,7 @@ func TestDeviceTopics(t *testing.T) {
 		{"telemetry", `{"timestamp":1.7e9,"numeric_values":{"a":1}}`, true},
 		{"telemetry", `[{"numeric_values":{"a":1}},{"device_id":"x","timestamp":"2026-03-04T05:06:07Z","string_values":{"b":"c"}}]`, true},
 		{"telemetry", `{"a":true}`, false}, {"telemetry", `{"a":{"b":1}}`, false}, {"telemetry", `[]`, false}, {"telemetry", `{}`, false},
-		{"telemetry", `{"numeric_values":{"a":"1"}}`, false}, {"telemetry", `[{"a":1}]`, false}, {"telemetry", `{"":1}`, false},
+		{"telemetry", `{"numeric_values":{"a":"1"}}`, false}, {"telemetry", `[{"a":1},{"numeric_values":{"a":1}}]`, true}, {"telemetry", `[{"a":true}]`, false}, {"telemetry", `{"":1}`, false},
 		{"events", `{"door":"open","x":[1]}`, true}, {"events", `[1]`, false}, {"events", `"open"`, false},
 		{"events", `{"command_id":"c","status":"successful","result":null}`, true},
 		{"events", `{"command_id":"c","status":"queued"}`, false},
