@@ -38,6 +38,13 @@ func (b *Broker) hear(id edgeclaim.DeviceID, own string, body []byte) {
 	}
 }
 
+// deliverAll delivers each of a device's messages.
+func (b *Broker) deliverAll(name string, messages [][]byte, qos byte) {
+	for _, message := range messages {
+		b.deliver(name, message, qos)
+	}
+}
+
 // deliver tells a device's message to the users who listen: after it is
 // durable, for what somebody waits for. It never blocks, and keeps the payload,
 // which nobody changes any more. Any number of goroutines may call it; messages

@@ -20,9 +20,9 @@ type owed struct {
 	id     uint16
 	reason byte              // PUBACK's
 	commit *edgeclaim.Commit // nil: there is nothing to wait for
-	// What users hear once it is durable; no name: nothing.
-	name string
-	body []byte
+	// What users hear once it is durable: nothing of what was refused.
+	name     string
+	messages [][]byte
 }
 
 // ledger is what a device said and is not acknowledged yet. A connection pays
@@ -46,23 +46,21 @@ var (
 // mochi acknowledges nothing.
 func (b *Broker) report(c *conn, cl *mqtt.Client, pk *packets.Packet) {
 	fleeting, began := pk.FixedHeader.Qos == 0, time.Now()
-	commit, err := b.take(c, pk.TopicName, pk.Payload, fleeting)
+	receipt, err := b.take(c, pk.TopicName, pk.Payload, fleeting)
 	if fleeting {
-		if err == nil {
-			b.deliver(pk.TopicName, pk.Payload, 0)
-		}
+		b.deliverAll(pk.TopicName, receipt.Messages(pk.Payload), 0)
 		return
 	}
 	if errors.Is(err, edgeclaim.ErrUnavailable) {
 		if b.pay(c, cl) != nil { // what came before
 			return
 		}
-		commit, err = b.insist(c, pk, began)
+		receipt, err = b.insist(c, pk, began)
 	}
-	o := owed{id: pk.PacketID, commit: commit}
+	o := owed{id: pk.PacketID, commit: receipt.Commit}
 	switch {
 	case err == nil:
-		o.name, o.body = pk.TopicName, pk.Payload
+		o.name, o.messages = pk.TopicName, receipt.Messages(pk.Payload)
 	case errors.Is(err, edgeclaim.ErrInvalid):
 		o.reason = ackPayloadInvalid
 	case errors.Is(err, edgeclaim.ErrThrottled):
@@ -83,35 +81,40 @@ const reportAgain = time.Second
 // insist puts to Reports again what could not be taken when it came, for as long
 // as a commit may take. Meanwhile the device waits: to come back and say it again
 // would keep the box from its claims, when all of them do.
-func (b *Broker) insist(c *conn, pk *packets.Packet, began time.Time) (*edgeclaim.Commit, error) {
+func (b *Broker) insist(c *conn, pk *packets.Packet, began time.Time) (edgeclaim.Receipt, error) {
 	for {
 		left := b.cfg.ReportTimeout - time.Since(began)
 		if left <= 0 || waitFor(c.gone, min(left, reportAgain)) {
-			return nil, edgeclaim.ErrUnavailable
+			return edgeclaim.Receipt{}, edgeclaim.ErrUnavailable
 		}
-		commit, err := b.take(c, pk.TopicName, pk.Payload, false)
+		receipt, err := b.take(c, pk.TopicName, pk.Payload, false)
 		if !errors.Is(err, edgeclaim.ErrUnavailable) {
-			return commit, err
+			return receipt, err
 		}
 	}
 }
 
+// errNoneTaken: of an array, all was refused.
+var errNoneTaken = edgeclaim.Invalid("body", "no point of it can be taken")
+
 // take puts what came on that topic to Reports. The body is the packet's own:
 // mochi copies each off its buffer.
-func (b *Broker) take(c *conn, name string, body []byte, fleeting bool) (*edgeclaim.Commit, error) {
+func (b *Broker) take(c *conn, name string, body []byte, fleeting bool) (edgeclaim.Receipt, error) {
 	if b.parts.Reports == nil {
-		return nil, nil //nolint:nilnil // accepted, and nothing to wait for
+		return edgeclaim.Receipt{Accepted: 1}, nil
 	}
 	r := edgeclaim.Report{By: c.admission, Body: body, Via: edgeclaim.ViaMQTT, Source: c.source(), Fleeting: fleeting}
 	if c.topics.telemetry(name) {
 		receipt, err := b.parts.Reports.Telemetry(b.ctx, r)
-		return receipt.Commit, err
+		if err == nil && receipt.Accepted == 0 {
+			err = errNoneTaken
+		}
+		return receipt, err
 	}
 	// An event may be the answer to a command, which is decided at once.
 	ctx, cancel := context.WithTimeout(b.ctx, b.cfg.ReportTimeout)
 	defer cancel()
-	receipt, err := b.parts.Reports.Event(ctx, r)
-	return receipt.Commit, err
+	return b.parts.Reports.Event(ctx, r)
 }
 
 // pay waits until what the device said is durable (P1), and writes its PUBACKs,
@@ -131,9 +134,7 @@ func (b *Broker) pay(c *conn, cl *mqtt.Client) error {
 	}
 	b.write(c, cl, out)
 	for _, o := range c.owed[:good] {
-		if o.name != "" {
-			b.deliver(o.name, o.body, 1)
-		}
+		b.deliverAll(o.name, o.messages, 1)
 	}
 	clear(c.owed)
 	c.owed, c.out = c.owed[:0], out[:0]
@@ -211,8 +212,8 @@ func (b *Broker) lastWord(c *conn, cl *mqtt.Client, pk *packets.Packet) {
 		return
 	}
 	qos := pk.FixedHeader.Qos
-	commit, err := b.take(c, pk.TopicName, pk.Payload, qos == 0)
-	if err == nil && commit != nil {
+	receipt, err := b.take(c, pk.TopicName, pk.Payload, qos == 0)
+	if commit := receipt.Commit; err == nil && commit != nil {
 		limit := time.NewTimer(b.cfg.ReportTimeout)
 		defer limit.Stop()
 		if err = b.awaitOne(commit, limit, nil); err == nil {
@@ -220,7 +221,7 @@ func (b *Broker) lastWord(c *conn, cl *mqtt.Client, pk *packets.Packet) {
 		}
 	}
 	if err == nil {
-		b.deliver(pk.TopicName, pk.Payload, qos)
+		b.deliverAll(pk.TopicName, receipt.Messages(pk.Payload), qos)
 	}
 	if !b.replaced(cl, c.device) {
 		b.left(c.device)

@@ -108,6 +108,7 @@ func TestReportOutcomes(t *testing.T) {
 		}{
 			{"durable already", func() (edgeclaim.Receipt, error) { return edgeclaim.Receipt{Accepted: 1}, nil }, 0x00, false},
 			{"some rejected", func() (edgeclaim.Receipt, error) { return edgeclaim.Receipt{Accepted: 1, Rejected: 9}, nil }, 0x00, false},
+			{"all of an array rejected", func() (edgeclaim.Receipt, error) { return edgeclaim.Receipt{Rejected: 9}, nil }, 0x99, false},
 			{"malformed", func() (edgeclaim.Receipt, error) {
 				return edgeclaim.Receipt{Rejected: 1}, edgeclaim.Invalid("values", "want a number")
 			}, 0x99, false},
@@ -389,6 +390,10 @@ func TestUsersHearWhatIsDurable(t *testing.T) {
 			return edgeclaim.Receipt{Accepted: 1, Commit: commit}, nil
 		case "bad":
 			return edgeclaim.Receipt{Rejected: 1}, edgeclaim.Invalid("body", "want JSON")
+		case "none":
+			return edgeclaim.Receipt{Rejected: 2}, nil
+		case "some":
+			return edgeclaim.Receipt{Accepted: 2, Rejected: 1, Points: [][]byte{[]byte("one"), []byte("two")}}, nil
 		default:
 			return edgeclaim.Receipt{Accepted: 1}, nil
 		}
@@ -396,14 +401,19 @@ func TestUsersHearWhatIsDurable(t *testing.T) {
 	b := startLine(t, nil, func(_ *line, p *broker.Parts) { p.Reports = n })
 	user := b.user(t, mqttwire.V5, "reader", "devices/+/telemetry", "devices/+/events")
 	c := loginWith(t, b.Broker, mqttwire.V5, willLogin(mqttwire.V5, id, eventsOf(id), 0))
-	for i, body := range []string{"bad", "slow", "quick"} {
+	for i, body := range []string{"bad", "slow", "none", "some", "quick"} {
 		publish(t, c, mqttwire.Message{Topic: telemetryOf(id), QoS: 1, ID: uint16(i + 1), Payload: []byte(body)})
 	}
 	n.awaitNotes(t, 2)
 	silent(t, user)
 	commit.End(nil)
-	hears(t, user, telemetryOf(id), "slow")
-	hears(t, user, telemetryOf(id), "quick")
+	for _, want := range []string{"slow", "one", "two", "quick"} {
+		hears(t, user, telemetryOf(id), want)
+	}
+	b.HearTelemetry(id, []byte("over HTTP"))
+	hears(t, user, telemetryOf(id), "over HTTP")
+	b.HearEvent(id, []byte("over HTTP as well"))
+	hears(t, user, eventsOf(id), "over HTTP as well")
 	publish(t, c, mqttwire.Message{Topic: eventsOf(id), Payload: []byte("at once")})
 	if p := hears(t, user, eventsOf(id), "at once"); p.QoS != 0 {
 		t.Errorf("at QoS %d", p.QoS)
