@@ -68,13 +68,13 @@ func (s *Service) Telemetry(_ context.Context, r edgeclaim.Report) (edgeclaim.Re
 }
 
 // ofArray returns the points that were taken of an array; nil of a single one.
-func (w *scratch) ofArray(body []byte) [][]byte {
-	if len(w.points) == 0 || len(w.points) == 1 && len(w.points[0].raw) == len(bytes.TrimSpace(body)) {
+func (s *scratch) ofArray(body []byte) [][]byte {
+	if len(s.points) == 0 || len(s.points) == 1 && len(s.points[0].raw) == len(bytes.TrimSpace(body)) {
 		return nil
 	}
-	points := make([][]byte, len(w.points))
-	for i := range w.points {
-		points[i] = w.points[i].raw
+	points := make([][]byte, len(s.points))
+	for i := range s.points {
+		points[i] = s.points[i].raw
 	}
 	return points
 }
