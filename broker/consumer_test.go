@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -349,4 +350,27 @@ func TestUserStop(t *testing.T) {
 	for n := range 3_000 {
 		l.Deliver("devices/x/telemetry", append(number(n), make([]byte, 4000)...), byte(n%2))
 	}
+}
+
+// What waits for a user takes no more memory than is counted: a point keeps
+// nothing of the array in which it came.
+func TestUserMemory(t *testing.T) {
+	l := startLine(t, nil)
+	c := l.user(t, mqttwire.V5, "reader", "devices/+/telemetry")
+	heap := func() uint64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before := heap()
+	const many, large = 1_000, 128 << 10
+	for range many { // more than may be on their way
+		body := make([]byte, large)
+		l.HearTelemetry(deviceID(t, 1), append(body[:0], `{"n":1}`...))
+	}
+	if grown := int64(heap()) - int64(before); grown > many*large/4 {
+		t.Errorf("%d small messages take %d bytes", many, grown)
+	}
+	hears(t, c, telemetryOf(deviceID(t, 1)), `{"n":1}`)
 }

@@ -23,7 +23,7 @@ func (b *Broker) Consumers() ConsumersStatus {
 
 // HearTelemetry tells the users who listen what a device measured, which came in
 // by another face and is durable; HearEvent what happened there. They never
-// block, and keep the body, which nobody may change any more.
+// block, and keep nothing of the body.
 func (b *Broker) HearTelemetry(id edgeclaim.DeviceID, body []byte) {
 	b.hear(id, telemetryTopic, body)
 }
@@ -46,8 +46,8 @@ func (b *Broker) deliverAll(name string, messages [][]byte, qos byte) {
 }
 
 // deliver tells a device's message to the users who listen: after it is
-// durable, for what somebody waits for. It never blocks, and keeps the payload,
-// which nobody changes any more. Any number of goroutines may call it; messages
+// durable, for what somebody waits for. It never blocks, and keeps a copy of the
+// payload. Any number of goroutines may call it; messages
 // of one keep their order, in each subscription.
 func (b *Broker) deliver(name string, payload []byte, qos byte) {
 	if b.consumers.filters.Load() > 0 {

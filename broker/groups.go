@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"bytes"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -188,6 +189,10 @@ func (s *consumers) deliver(p parcel) {
 	defer s.mu.RUnlock()
 	var few [4]*route
 	routes := s.routesLocked(few[:0], p.topic)
+	if len(routes) == 0 {
+		return
+	}
+	p.payload = bytes.Clone(p.payload) // what waits keeps no array for one of its points
 	if len(routes) == 1 {
 		for k, granted := range routes[0].direct {
 			k.put(parcel{topic: p.topic, payload: p.payload, qos: min(p.qos, granted)}, atAnyCost)
