@@ -47,8 +47,8 @@ func (b *Broker) deliverAll(name string, messages [][]byte, qos byte) {
 
 // deliver tells a device's message to the users who listen: after it is
 // durable, for what somebody waits for. It never blocks, and keeps a copy of the
-// payload. Any number of goroutines may call it; messages
-// of one keep their order, in each subscription.
+// payload. Any number of goroutines may call it; messages of one keep their
+// order, in each subscription.
 func (b *Broker) deliver(name string, payload []byte, qos byte) {
 	if b.consumers.filters.Load() > 0 {
 		b.consumers.deliver(parcel{topic: name, payload: payload, qos: qos})
