@@ -47,6 +47,7 @@ type Broker struct {
 	turns      chan struct{} // taken by handshakes that compute
 	panics     lines
 	undecided  lines
+	cutOff     lines
 	couriers   couriers
 	// What could not be committed, and what could not be sent.
 	uncommitted, undelivered lines
@@ -89,6 +90,7 @@ func New(cfg Config, parts Parts, logger *slog.Logger) (*Broker, error) {
 		turns:      make(chan struct{}, cfg.MaxHandshakes),
 		panics:     lines{within: time.Minute, most: panicsSaid},
 		undecided:  lines{within: time.Second, most: undecidedSaid},
+		cutOff:     lines{within: time.Minute, most: cutOffSaid},
 		couriers:   newCouriers(),
 
 		uncommitted: lines{within: time.Second, most: undecidedSaid},

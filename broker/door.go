@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/mochi-mqtt/server/v2/listeners"
+	"github.com/mochi-mqtt/server/v2/packets"
 )
 
 // door is one listener, in place of mochi's own, which ends for good at the
@@ -114,7 +115,20 @@ func (d *door) attend(c *conn, establish listeners.EstablishFn) {
 		err = establish(d.id, c)
 	}
 	panicked = false
-	d.b.log.LogAttrs(d.b.ctx, slog.LevelDebug, "connection ended",
+	d.b.logEnd(c, err)
+}
+
+// logEnd says why a connection ended: at debug, but for a device that did what it
+// may not. MQTT 3.1.1 has no word for that, and its maker wants one.
+func (b *Broker) logEnd(c *conn, err error) {
+	if c.role == roleDevice && (errors.Is(err, packets.ErrNotAuthorized) || errors.Is(err, errPacketTooLarge)) {
+		if say, unsaid := b.cutOff.take(time.Now()); say {
+			b.log.LogAttrs(b.ctx, slog.LevelWarn, "device did what it may not, its connection ended",
+				slog.Any("device_id", c.device), slog.Any("error", err), slog.Int("unsaid", unsaid))
+		}
+		return
+	}
+	b.log.LogAttrs(b.ctx, slog.LevelDebug, "connection ended",
 		slog.Any("source", c.source()), slog.Any("error", err))
 }
 

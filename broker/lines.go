@@ -17,6 +17,9 @@ const (
 	// undecidedSaid is how many logins that the box could not decide on are
 	// logged in a second: on a full disk all devices come again and again.
 	undecidedSaid = 20
+	// cutOffSaid is how many devices that did what they may not are logged in a
+	// minute.
+	cutOffSaid = 20
 )
 
 // lines bounds how often one thing is logged, so that nobody fills the disk that
