@@ -51,8 +51,9 @@ func (id *CommandID) UnmarshalText(text []byte) error { return unmarshalText(id,
 // CommandStatus is how far a command has come.
 type CommandStatus string
 
-// The statuses. Those from CommandSuccessful on are the last, but for one: a
-// device that did what it was told before the command expired may say so after.
+// The statuses. Those from CommandSuccessful on are the last, but for two: a
+// device that did what it was told before the command expired, or was cancelled,
+// may say so after.
 const (
 	// CommandQueued: it is kept durably, and waits for the device.
 	CommandQueued CommandStatus = "queued"

@@ -13,6 +13,7 @@ type Status struct {
 	Upstream      UpstreamStatus     `json:"upstream"`
 	Clock         ClockStatus        `json:"clock"`
 	Connections   ConnectionStatus   `json:"connections"`
+	Users         UsersStatus        `json:"users"`
 	Listeners     map[string]string  `json:"listeners"`
 	Store         StoreStatus        `json:"store"`
 	// Pending counts the claims that wait for an operator.
@@ -155,6 +156,18 @@ type ConnectionStatus struct {
 	Devices   int `json:"devices"`
 	// Consumers are the named users on the line.
 	Consumers int `json:"consumers"`
+}
+
+// UsersStatus counts what the named users on the line were told, since the
+// program began.
+type UsersStatus struct {
+	// Delivered counts the messages written to them, Dropped those that were
+	// not: who was to have them was too slow, or left.
+	Delivered uint64 `json:"delivered"`
+	Dropped   uint64 `json:"dropped"`
+	// LoginsRefused counts the logins with a wrong password, or a name that
+	// nobody has.
+	LoginsRefused uint64 `json:"logins_refused"`
 }
 
 // StoreStatus is the registry's file.

@@ -142,11 +142,13 @@ var scopes = map[string][]string{
 		"GET /status", "GET /clock", "GET /templates", "GET /templates/{template_id}", "GET /keys", "GET /keys/{key_id}",
 		"GET /devices", "GET /devices/{device_id}", "GET /templates/{template_id}/manifest", "GET /approvals", "GET /deny",
 		"GET /ca", "GET /ca/root", "GET /audit", "GET /audit/head", "POST /audit/verify",
+		"GET /devices/{device_id}/commands/{command_id}", "GET /devices/{device_id}/config",
 	},
 	"operate": {
 		"POST /templates/{template_id}/disable", "POST /templates/{template_id}/enable",
 		"POST /keys/{key_id}/revoke", "POST /keys/{key_id}/disable", "POST /keys/{key_id}/enable",
 		"POST /devices/{device_id}/revoke", "POST /devices/{device_id}/release", "POST /devices/{device_id}/swap",
+		"POST /devices/{device_id}/commands", "POST /devices/{device_id}/commands/{command_id}/cancel", "PUT /devices/{device_id}/config",
 		"POST /approvals/{device_id}/approve", "POST /approvals/{device_id}/refuse", "POST /deny", "DELETE /deny/{hardware_id}",
 	},
 	"admin": {
@@ -170,7 +172,7 @@ func TestAdminScopes(t *testing.T) {
 		_, secrets[scope] = b.adminToken("only-"+scope, scope)
 	}
 	names := strings.NewReplacer("{template_id}", "019ca7b2-4c1e-7d05-8f33-5a0b6c7d8e9f", "{key_id}", "019ca7b2-4c1e-7d05-8f33-5a0b6c7d8e9f",
-		"{device_id}", "5f0c6a1e-7d5b-4c39-9a57-0d3c1b1f4e10", "{token_id}", "0123456789abcdef", "{hardware_id}", "NOBODY", "{id}", "evt-1")
+		"{device_id}", "5f0c6a1e-7d5b-4c39-9a57-0d3c1b1f4e10", "{token_id}", "0123456789abcdef", "{hardware_id}", "NOBODY", "{command_id}", "none", "{id}", "evt-1")
 	known := documented(t)
 	refused := 0
 	for least, operations := range scopes {

@@ -178,6 +178,9 @@ func (o *operator) lifecycle() {
 	d := o.claimOne(o.key(), "L1")
 	at := "/devices/" + d.id
 	for _, d := range []deed{
+		{"POST /devices/{device_id}/commands", at + "/commands", `{"command_id":"c1","payload":1}`, "command.queued"},
+		{"POST /devices/{device_id}/commands/{command_id}/cancel", at + "/commands/c1/cancel", "", "command.cancelled"},
+		{"PUT /devices/{device_id}/config", at + "/config", `{"config":{"a":1}}`, "config.changed"},
 		{"POST /devices/{device_id}/rotate", at + "/rotate", `{"overlap":"1h"}`, "device.rotated"},
 		{"POST /devices/{device_id}/revoke", at + "/revoke", `{"reason":"stolen"}`, "device.revoked"},
 		{"POST /devices/{device_id}/release", at + "/release", `{"reinstate":true}`, "device.released"},

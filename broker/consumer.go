@@ -29,8 +29,8 @@ const (
 	// consumerMute is for how long a member may acknowledge nothing, with all on
 	// its way that may be, before the others have the next.
 	consumerMute = time.Second
-	// consumerLines is how often a minute it is said that one is too slow.
-	consumerLines = 1
+	// consumerSaid is how often it is said at most what one has lost.
+	consumerSaid = time.Minute
 	// parcelCost is what a waiting message costs besides its bytes.
 	parcelCost = 64
 )
@@ -47,9 +47,8 @@ type consumer struct {
 	user *User
 
 	version mqttwire.Version
-	window  int    // messages of QoS 1 that may wait for a PUBACK
-	limit   int    // of a packet, in bytes; 0: none of its own
-	said    *lines // how often it was said to be slow
+	window  int // messages of QoS 1 that may wait for a PUBACK
+	limit   int // of a packet, in bytes; 0: none of its own
 	// signal says that there may be something to write; capacity 1.
 	signal chan struct{}
 	// ended is closed when the writing goroutine has; nil: it never began. Of
@@ -63,8 +62,9 @@ type consumer struct {
 	lastID   uint16
 	heard    time.Time // when the last PUBACK came
 	gone     bool
-	held     bool   // nothing is written for now
-	dropped  uint64 // since it was said
+	held     bool      // nothing is written for now
+	dropped  uint64    // since it was said
+	said     time.Time // when that was; monotonic
 }
 
 // parcel is a message on its way to one consumer.
@@ -92,7 +92,6 @@ func (p *parcel) fits(limit int) bool {
 func newConsumer(b *Broker, c *conn, cl *mqtt.Client, user *User) *consumer {
 	return &consumer{
 		b: b, c: c, cl: cl, user: user, version: mqttwire.Version(cl.Properties.ProtocolVersion), window: consumerInflight,
-		said:   &lines{within: time.Minute, most: consumerLines},
 		signal: make(chan struct{}, 1), inflight: map[uint16]parcel{},
 	}
 }
@@ -121,7 +120,7 @@ func (k *consumer) put(p parcel, how manner) bool {
 	taken, dropped := k.push(&p, how)
 	if dropped > 0 {
 		k.b.consumers.dropped.Add(dropped)
-		k.sayDropped(dropped)
+		k.sayDropped(consumerSaid)
 	}
 	return taken
 }
@@ -129,6 +128,7 @@ func (k *consumer) put(p parcel, how manner) bool {
 func (k *consumer) push(p *parcel, how manner) (taken bool, dropped uint64) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	defer func() { k.dropped += dropped }() // under the lock: what end does not see is not taken
 	if k.gone || !p.fits(k.limit) && how != atAnyCost {
 		return false, 0
 	}
@@ -176,16 +176,17 @@ func (k *consumer) wake() {
 	}
 }
 
-// sayDropped is called with no lock held.
-func (k *consumer) sayDropped(dropped uint64) {
+// sayDropped says what was dropped since it was said last, if that is so long
+// ago. It is called without consumer.mu.
+func (k *consumer) sayDropped(every time.Duration) {
+	now := time.Now()
 	k.mu.Lock()
-	k.dropped += dropped
-	k.mu.Unlock()
-	if say, _ := k.said.take(time.Now()); !say {
+	dropped := k.dropped
+	if dropped == 0 || now.Sub(k.said) < every {
+		k.mu.Unlock()
 		return
 	}
-	k.mu.Lock()
-	dropped, k.dropped = k.dropped, 0
+	k.dropped, k.said = 0, now
 	k.mu.Unlock()
 	k.b.log.LogAttrs(context.Background(), slog.LevelWarn, "user is too slow, messages were dropped",
 		slog.String("user", k.user.Name), slog.Any("source", k.c.source()), slog.Uint64("dropped", dropped))

@@ -240,6 +240,52 @@ func TestUserTooSlow(t *testing.T) {
 	}
 }
 
+// What one lost is in the log to the last message: once a minute while it lasts,
+// and the rest when the connection ends.
+func TestUserTooSlowIsCounted(t *testing.T) {
+	t.Parallel()
+	l := startLine(t, nil)
+	c := l.user(t, mqttwire.V5, "reader", "devices/+/telemetry")
+	n := 0
+	put := func(more int) {
+		for range more {
+			l.Deliver("devices/x/telemetry", number(n), 1)
+			n++
+		}
+	}
+	says := func(counts ...int) {
+		t.Helper()
+		said := l.said()
+		for _, count := range counts {
+			if !strings.Contains(said, fmt.Sprintf(" dropped=%d\n", count)) {
+				t.Errorf("%d dropped are not said: %s", count, said)
+			}
+		}
+		if lines := strings.Count(said, "user is too slow"); lines != len(counts) {
+			t.Errorf("said %d times, want %d: %s", lines, len(counts), said)
+		}
+	}
+	for n < broker.ConsumerInflight {
+		put(1)
+		next(t, c, mqttwire.Publish)
+	}
+	put(broker.ConsumerMessages)
+	says()
+	put(1_420)
+	says(1)
+	l.MinutePasses()
+	put(1)
+	says(1, 1_420)
+	put(30)
+	says(1, 1_420)
+	c.Close()
+	eventually(t, "the rest is said", func() bool { return strings.Count(l.said(), "user is too slow") == 3 })
+	says(1, 1_420, 30)
+	if got := l.Consumers().Dropped; got != 1_451 {
+		t.Errorf("%d dropped, want 1451", got)
+	}
+}
+
 // Large messages are bounded by their bytes, also while they wait for a PUBACK.
 func TestUserTooSlowBytes(t *testing.T) {
 	t.Parallel()

@@ -20,6 +20,18 @@ func (b *Broker) Rested() time.Time {
 	return b.accounts.gate.rested
 }
 
+// MinutePasses has what a user lost said again.
+func (b *Broker) MinutePasses() {
+	s := b.consumers
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for k := range s.all {
+		k.mu.Lock()
+		k.said = k.said.Add(-consumerSaid)
+		k.mu.Unlock()
+	}
+}
+
 // Subscriptions is how many users have, members of groups among them.
 func (b *Broker) Subscriptions() (n int) {
 	s := b.consumers
@@ -56,11 +68,12 @@ func NewGate() *Gate { return &Gate{newGate()} }
 const (
 	MaxAtGate         = maxAtGate
 	MaxAtGateOfSource = maxAtGateOfSource
+	MaxAtGateOfName   = maxAtGateOfName
 )
 
 // Enter is gate.enter.
-func (g *Gate) Enter(source netip.Addr, gone <-chan struct{}, by time.Time) bool {
-	return g.g.enter(&attempt{source: source, gone: gone, by: by})
+func (g *Gate) Enter(source netip.Addr, name string, gone <-chan struct{}, by time.Time) bool {
+	return g.g.enter(&attempt{name: name, source: source, gone: gone, by: by})
 }
 
 // Leave is gate.leave.

@@ -3,6 +3,7 @@ package broker_test
 import (
 	"context"
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -22,6 +23,7 @@ func (l *line) dialFrom(ctx context.Context, source string, login mqttwire.Login
 		return mqttwire.Packet{}, err
 	}
 	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	deadline, _ := ctx.Deadline()
 	_ = conn.SetDeadline(deadline)
 	return mqttwire.New(conn, mqttwire.V5).Login(login)
@@ -92,6 +94,80 @@ func TestUserLoginFlood(t *testing.T) {
 	// One at a time.
 	if n, most := l.Consumers().Refused-refused, uint64(time.Since(began)/once)+2; n > most {
 		t.Errorf("%d passwords were computed in %v, want %d at most", n, time.Since(began), most)
+	}
+}
+
+// cheap has the passwords cost little, and who logs in wait for long.
+func cheap(c *broker.Config) {
+	c.ConnectTimeout = 4 * patience
+	for i := range c.Users {
+		c.Users[i].PasswordHash = userHash
+	}
+}
+
+// Many wrong passwords for one user, at once, keep no other user of the same
+// source waiting for longer than a few of them take.
+func TestUserLoginFloodOfOneName(t *testing.T) {
+	l := startLine(t, cheap)
+	ctx, cancel := context.WithTimeout(t.Context(), 6*patience)
+	var all sync.WaitGroup
+	var busy atomic.Int64
+	for range 60 {
+		all.Go(func() {
+			if ack, err := l.dialFrom(ctx, "127.0.0.66", userLogin("boss", "wrong")); err == nil && ack.Code() == 0x89 {
+				busy.Add(1)
+			}
+		})
+	}
+	defer all.Wait()
+	defer cancel()
+	eventually(t, "as many wait as may", func() bool { return busy.Load() >= 60-1-broker.MaxAtGateOfSource })
+	refused := l.Consumers().Refused
+	if ack, err := l.dialFrom(ctx, "127.0.0.66", userLogin("narrow", userPassword)); err != nil || ack.Code() != 0 {
+		t.Errorf("CONNACK %#x, %v", ack.Code(), err)
+	}
+	if n := l.Consumers().Refused - refused; n > 3 {
+		t.Errorf("%d of the flood were before it", n)
+	}
+}
+
+// Each refused login is told, with the name if it is a user's: what is none may
+// be a password in the wrong field.
+func TestUserLoginRefusedIsTold(t *testing.T) {
+	t.Parallel()
+	type refusal struct{ user, source string }
+	told := make(chan refusal, 10)
+	tell := func(_ *line, p *broker.Parts) {
+		p.Refused = func(user string, source netip.Addr) { told <- refusal{user, source.String()} }
+	}
+	l := startLine(t, cheap, tell)
+	nobody := startLine(t, func(c *broker.Config) { c.Users = nil }, tell)
+	l.user(t, mqttwire.V5, "reader")
+	for _, tt := range []struct {
+		on             *line
+		name, password string
+		want           refusal
+	}{
+		{l, "reader", "wrong", refusal{"reader", "127.0.0.66"}},
+		{l, userPassword, "reader", refusal{"", "127.0.0.66"}},
+		{nobody, "reader", userPassword, refusal{"", "127.0.0.66"}},
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), 4*patience)
+		if ack, err := tt.on.dialFrom(ctx, "127.0.0.66", userLogin(tt.name, tt.password)); err != nil || ack.Code() != 0x86 {
+			t.Errorf("CONNACK %#x, %v", ack.Code(), err)
+		}
+		cancel()
+		select {
+		case got := <-told: // before the CONNACK
+			if got != tt.want {
+				t.Errorf("told %+v, want %+v", got, tt.want)
+			}
+		default:
+			t.Errorf("%+v is not told", tt.want)
+		}
+	}
+	if len(told) != 0 || l.Consumers().Refused != 2 || nobody.Consumers().Refused != 1 {
+		t.Errorf("%d told too many, %d and %d counted", len(told), l.Consumers().Refused, nobody.Consumers().Refused)
 	}
 }
 

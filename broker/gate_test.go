@@ -22,7 +22,7 @@ func TestGateIsFair(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := broker.NewGate()
 		by := time.Now().Add(time.Hour)
-		if !g.Enter(sourceAt(0), nil, by) {
+		if !g.Enter(sourceAt(0), "", nil, by) {
 			t.Fatal("nobody is in, and it may not enter")
 		}
 		var order []string
@@ -31,7 +31,7 @@ func TestGateIsFair(t *testing.T) {
 		line := func(source, count int) {
 			for n := range count {
 				all.Go(func() {
-					if !g.Enter(sourceAt(source), nil, by) {
+					if !g.Enter(sourceAt(source), "", nil, by) {
 						t.Errorf("source %d: may not enter", source)
 						return
 					}
@@ -60,6 +60,51 @@ func TestGateIsFair(t *testing.T) {
 	})
 }
 
+// A source's names take turns too, however many log in with one of them, and
+// cost the other sources no turn. More than a few of one name are refused at once.
+func TestGateIsFairToNames(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		g := broker.NewGate()
+		by := time.Now().Add(time.Hour)
+		g.Enter(sourceAt(1), "boss", nil, by)
+		var order []string
+		var all sync.WaitGroup
+		refused := 0
+		line := func(source int, name string, count int) {
+			for range count {
+				all.Go(func() {
+					if !g.Enter(sourceAt(source), name, nil, by) {
+						refused++
+						return
+					}
+					order = append(order, fmt.Sprint(source, name))
+					g.Leave(0)
+				})
+				synctest.Wait() // it waits in line, or was refused
+			}
+		}
+		line(1, "boss", 60)
+		if want := 60 - broker.MaxAtGateOfName; refused != want {
+			t.Errorf("%d are refused at once, want %d", refused, want)
+		}
+		line(1, "narrow", 2)
+		line(2, "reader", 2)
+		line(1, "reader", 1)
+		g.Leave(0)
+		all.Wait()
+		want := []string{
+			"2reader", "1narrow", "2reader", "1reader", "1boss", "1narrow", "1boss", "1boss", "1boss",
+		}
+		if !slices.Equal(order, want) {
+			t.Errorf("order %v, want %v", order, want)
+		}
+		if waiting, sources, taken := g.Waiting(); waiting+sources > 0 || taken {
+			t.Errorf("left: %d waiting, %d sources, taken %v", waiting, sources, taken)
+		}
+	})
+}
+
 // After a refusal nobody computes for a while; who waits for longer than he may,
 // or is gone, leaves the line, and nothing of him is left.
 func TestGateRests(t *testing.T) {
@@ -68,7 +113,7 @@ func TestGateRests(t *testing.T) {
 		g := broker.NewGate()
 		began := time.Now()
 		enter := func(source int, gone <-chan struct{}, within time.Duration) bool {
-			return g.Enter(sourceAt(source), gone, time.Now().Add(within))
+			return g.Enter(sourceAt(source), "", gone, time.Now().Add(within))
 		}
 		enter(0, nil, time.Second)
 		g.Leave(3 * time.Second)
@@ -104,12 +149,12 @@ func TestGateIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := broker.NewGate()
 		by := time.Now().Add(time.Minute)
-		g.Enter(sourceAt(0), nil, by)
+		g.Enter(sourceAt(0), "", nil, by)
 		var all sync.WaitGroup
 		refused := atomic.Int64{}
 		for n := range broker.MaxAtGate + 50 {
 			all.Go(func() {
-				if !g.Enter(sourceAt(n/(broker.MaxAtGateOfSource+5)), nil, by) {
+				if !g.Enter(sourceAt(n/(broker.MaxAtGateOfSource+5)), fmt.Sprint(n), nil, by) {
 					refused.Add(1)
 				}
 			})
@@ -140,7 +185,7 @@ func TestGateUnderLoad(t *testing.T) {
 				if (n+k)%3 == 0 {
 					close(gone)
 				}
-				if !g.Enter(sourceAt(n%5), gone, time.Now().Add(time.Duration(k)*time.Microsecond)) {
+				if !g.Enter(sourceAt(n%5), fmt.Sprint(n%7), gone, time.Now().Add(time.Duration(k)*time.Microsecond)) {
 					continue
 				}
 				entered.Add(1)

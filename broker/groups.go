@@ -73,6 +73,7 @@ func (s *consumers) leave(k *consumer) {
 		<-k.ended
 	}
 	left := k.end()
+	k.sayDropped(0)
 	s.mu.Lock()
 	delete(s.all, k)
 	for _, table := range []map[string]*route{s.exact, s.wild} {

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"net/netip"
 	"time"
 
 	"edgeclaim"
@@ -102,4 +103,9 @@ type Parts struct {
 	Encode func(c edgeclaim.Command, now time.Time) []byte
 	// Now is the time by which commands expire (P10); nil for the wall clock's.
 	Now func() time.Time
+	// Refused is told of each login by name that was refused for its password, or
+	// its name: user is empty where nobody has that, which may be a password in
+	// the wrong field (P5). It never blocks, and any number of goroutines call it;
+	// nil: nobody is told.
+	Refused func(user string, source netip.Addr)
 }

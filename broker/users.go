@@ -205,6 +205,7 @@ const restAfterRefusal = 3
 // password (P3). Who finds too many before him is told to come again.
 func (a *accounts) login(t *attempt) (*User, packets.Code) {
 	if len(a.byName) == 0 {
+		a.refused.Add(1)
 		return nil, packets.ErrBadUsernameOrPassword
 	}
 	who := a.byName[t.name]
@@ -229,6 +230,14 @@ func (a *accounts) login(t *attempt) (*User, packets.Code) {
 	a.refused.Add(1)
 	rest = restAfterRefusal * time.Since(began)
 	return nil, packets.ErrBadUsernameOrPassword
+}
+
+// known is the name if somebody has it, else nothing: it may be a password.
+func (a *accounts) known(name string) string {
+	if a.byName[name] == nil {
+		return ""
+	}
+	return name
 }
 
 // check takes the time of the dearest hash, unless the password is right: of a
@@ -266,11 +275,15 @@ func (b *Broker) admitUser(c *conn, cl *mqtt.Client, pk *packets.Packet) packets
 	if pk.Connect.WillFlag {
 		return packets.ErrNotAuthorized
 	}
+	name := string(pk.Connect.Username)
 	user, code := b.accounts.login(&attempt{
-		name: string(pk.Connect.Username), password: edgeclaim.NewSecret(string(pk.Connect.Password)),
+		name: name, password: edgeclaim.NewSecret(string(pk.Connect.Password)),
 		source: c.source(), gone: c.gone, by: time.Now().Add(b.cfg.ConnectTimeout),
 	})
 	if code != packets.CodeSuccess {
+		if code == packets.ErrBadUsernameOrPassword && b.parts.Refused != nil {
+			b.parts.Refused(b.accounts.known(name), c.source())
+		}
 		return code
 	}
 	k := newConsumer(b, c, cl, user)

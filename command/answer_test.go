@@ -72,9 +72,10 @@ func TestAnswerRepeated(t *testing.T) {
 	inBubble(t, nil, func(t *testing.T, r *rig) {
 		r.give("a", 0)
 		r.send()
-		for _, status := range []string{"delivered", "delivered", "successful", "successful", "failed", "delivered"} {
+		for _, status := range []string{"delivered", "delivered", "successful", "successful", "delivered"} {
 			r.noErr(r.answer("a", status))
 		}
+		wantErr(t, r.answer("a", "failed"), edgeclaim.ErrNotFound) // nobody has heard that yet
 		wantTold(r, "a", "queued", "sent", "delivered", "successful")
 		body := []byte(`{"command_id":"a","status":"failed"}`)
 		wantErr(t, r.Answer(t.Context(), device(t, 2), body), edgeclaim.ErrNotFound)
@@ -88,6 +89,60 @@ func TestAnswerRepeated(t *testing.T) {
 		r.noErr(r.answer("b", "successful")) // a device may know of it by other ways
 		equal(t, "status", r.status("b"), "successful")
 	})
+}
+
+// TestAnswerAfterCancel: what a device did before it could hear that a command
+// was taken back, it did; what it cannot have done is an event.
+func TestAnswerAfterCancel(t *testing.T) {
+	for name, tc := range map[string]struct {
+		unsent bool
+		cancel func(t *testing.T, r *rig)
+		reason string
+	}{
+		"by an operator": {cancel: takeBack, reason: "operator"},
+		"by upstream": {cancel: func(t *testing.T, r *rig) {
+			r.noErr(r.Cancel(t.Context(), device(t, 1), id(t, "a"), "hub"))
+		}, reason: "upstream"},
+		"by a revocation": {cancel: func(t *testing.T, r *rig) { r.Voided(t.Context(), r.revoke(1)) }, reason: "device_revoked"},
+		"never sent":      {unsent: true, cancel: takeBack, reason: "operator"},
+	} {
+		for _, said := range []string{"successful", "failed"} {
+			t.Run(name+", "+said, func(t *testing.T) {
+				inBubble(t, nil, func(t *testing.T, r *rig) {
+					r.give("a", 0)
+					want := []string{"queued"}
+					if !tc.unsent {
+						r.send()
+						want = append(want, "sent")
+					}
+					tc.cancel(t, r)
+					want = append(want, "cancelled "+tc.reason)
+					r.noErr(r.Delivered(t.Context(), device(t, 1), id(t, "a"))) // a PUBACK says nothing new
+					wantErr(t, r.answer("a", "delivered"), edgeclaim.ErrNotFound)
+					wantTold(r, "a", want...)
+					if tc.unsent {
+						wantErr(t, r.answer("a", said), edgeclaim.ErrNotFound)
+						wantTold(r, "a", want...)
+						return
+					}
+					r.noErr(r.answer("a", said))
+					r.noErr(r.answer("a", said)) // P8
+					wantErr(t, r.answer("a", map[string]string{"successful": "failed", "failed": "successful"}[said]), edgeclaim.ErrNotFound)
+					r.restart()
+					equal(t, "status", r.status("a"), said)
+					wantTold(r, "a", append(want, said)...)
+					_, err := r.TakeBack(t.Context(), device(t, 1), id(t, "a"), "uid:0")
+					wantErr(t, err, edgeclaim.ErrConflict)
+				})
+			})
+		}
+	}
+}
+
+func takeBack(t *testing.T, r *rig) {
+	t.Helper()
+	_, err := r.TakeBack(t.Context(), device(t, 1), id(t, "a"), "uid:0")
+	r.noErr(err)
 }
 
 // FuzzAnswer: whatever a device sends, it is read as encoding/json reads it, or

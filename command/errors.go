@@ -18,6 +18,10 @@ var (
 // errEnded: a command that was to be sent has come to its end.
 var errEnded = fmt.Errorf("the command has come to its end: %w", edgeclaim.ErrConflict)
 
+// errUnsaid: what a device says of a command is not what its status says, and
+// cannot become it.
+var errUnsaid = fmt.Errorf("the command has come to another end: %w", edgeclaim.ErrNotFound)
+
 // The reasons that a command.status gives for what the box decided.
 const (
 	reasonUnknownDevice = "unknown_device"

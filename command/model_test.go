@@ -17,8 +17,16 @@ type task struct {
 	name    string
 	told    []string // its statuses, in order
 	expires time.Time
+	wrote   int       // how often it was written to the device, as the service remembers
+	kept    int       // the same, as the store does
 	tries   int       // since the device came back
 	again   time.Time // when it is due
+}
+
+// become says that upstream is told another status.
+func (k *task) become(status string) {
+	k.told = append(k.told, status)
+	k.kept = max(k.kept, k.wrote)
 }
 
 func (k *task) status() string { return k.told[len(k.told)-1] }
@@ -54,17 +62,16 @@ func TestModel(t *testing.T) {
 				"puback": func(*rapid.T) {
 					text := name()
 					r.noErr(r.Delivered(t.Context(), device(t, 1), id(t, text)))
-					m.answered(text, "delivered")
+					_ = m.answered(text, "delivered")
 				},
 				"answer": func(rt *rapid.T) {
 					text, status := name(), rapid.SampledFrom([]string{"delivered", "successful", "failed"}).Draw(rt, "status")
 					err := r.answer(text, status)
-					if m.find(text) == nil {
+					if !m.answered(text, status) {
 						wantErr(t, err, edgeclaim.ErrNotFound)
 						return
 					}
 					r.noErr(err)
-					m.answered(text, status)
 				},
 				"cancel": func(*rapid.T) { m.cancel(t, name()) },
 				"listen": func(*rapid.T) {
@@ -78,6 +85,9 @@ func TestModel(t *testing.T) {
 				"restart": func(*rapid.T) {
 					r.restart()
 					m.comeBack()
+					for _, k := range m.tasks {
+						k.wrote = k.kept
+					}
 				},
 				"": func(*rapid.T) { m.compare(t) },
 			})
@@ -157,22 +167,30 @@ func (m *model) send(t *testing.T) {
 	}
 	equal(t, "sent", m.rig.send(), want)
 	for _, k := range m.due() {
-		if k.tries++; k.status() == "queued" {
-			k.told = append(k.told, "sent")
+		k.tries++
+		if k.wrote++; k.status() == "queued" {
+			k.become("sent")
 		}
 		k.again = m.clock.Now().Add(min(40*time.Second, 10*time.Second<<(k.tries-1)))
 	}
 }
 
-func (m *model) answered(name, status string) {
+// answered takes a device's word, and reports whether the status says as much
+// then.
+func (m *model) answered(name, status string) bool {
 	k := m.find(name)
-	if k == nil || k.status() == status {
-		return
+	if k == nil {
+		return false
 	}
-	late := status != "delivered" && k.status() == "expired no_answer"
-	if k.live() || late {
-		k.told = append(k.told, status)
+	if k.status() == status || status == "delivered" && (k.status() == "successful" || k.status() == "failed") {
+		return true
 	}
+	late := k.status() == "expired no_answer" || k.status() == "cancelled operator" && k.kept > 0
+	if !k.live() && (!late || status == "delivered") {
+		return false
+	}
+	k.become(status)
+	return true
 }
 
 func (m *model) cancel(t *testing.T, name string) {
@@ -188,7 +206,7 @@ func (m *model) cancel(t *testing.T, name string) {
 		wantErr(t, err, edgeclaim.ErrConflict)
 	default:
 		m.noErr(err)
-		k.told = append(k.told, "cancelled operator")
+		k.become("cancelled operator")
 	}
 }
 
@@ -203,9 +221,9 @@ func (m *model) expire() {
 		switch {
 		case !k.live() || m.clock.Now().Before(k.expires):
 		case k.status() == "queued":
-			k.told = append(k.told, "expired not_sent")
+			k.become("expired not_sent")
 		default:
-			k.told = append(k.told, "expired no_answer")
+			k.become("expired no_answer")
 		}
 	}
 }

@@ -264,7 +264,7 @@ func TestTakeBack(t *testing.T) {
 		r.give("c", 0)
 		r.noErr(r.Cancel(ctx, first, id(t, "c"), "hub"))
 		wantTold(r, "c", "queued", "cancelled upstream")
-		r.noErr(r.answer("c", "successful")) // too late
+		wantErr(t, r.answer("c", "successful"), edgeclaim.ErrNotFound) // it was never sent
 		equal(t, "status", r.status("c"), "cancelled upstream")
 		r.pass(time.Hour) // upstream still asks: it never heard, or has lost what it had
 		r.noErr(r.Cancel(ctx, first, id(t, "c"), "hub"))

@@ -164,24 +164,44 @@ func (s *Service) Listening(device edgeclaim.DeviceID) {
 // poll is who waits for a device.
 type poll struct {
 	changed chan struct{} // closed, and replaced, when there may be something
+	voids   int           // how often credentials of the device's became void
 	waiting int
+}
+
+// tell has all who wait look again.
+func (p *poll) tell() {
+	close(p.changed)
+	p.changed = make(chan struct{})
 }
 
 // wake has a device's commands, and its configuration, looked at.
 func (s *Service) wake(device edgeclaim.DeviceID) {
 	s.mu.Lock()
 	if p := s.pollers[device]; p != nil {
-		close(p.changed)
-		p.changed = make(chan struct{})
+		p.tell()
 	}
 	s.mu.Unlock()
 	s.parts.Wake(device)
 }
 
+// judgeAgain has those who wait for a device judged again.
+func (s *Service) judgeAgain(device edgeclaim.DeviceID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p := s.pollers[device]; p != nil {
+		p.voids++
+		p.tell()
+	}
+}
+
 // Wait returns nil when something is due for a device, else ctx's error. Any
 // number may wait for one device, and each is told; the caller bounds how many
 // do in all.
-func (s *Service) Wait(ctx context.Context, device edgeclaim.DeviceID) error {
+//
+// still judges whether who waits may, and its error is returned. It is called at
+// the beginning, so that nothing that Voided says after the caller's own look is
+// missed, then after each Voided, and before something is due. It may block.
+func (s *Service) Wait(ctx context.Context, device edgeclaim.DeviceID, still func() error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p := s.pollers[device]
@@ -195,17 +215,31 @@ func (s *Service) Wait(ctx context.Context, device edgeclaim.DeviceID) error {
 			delete(s.pollers, device)
 		}
 	}()
-	for ctx.Err() == nil {
-		if len(s.index.devices[device].due(s.moment(), s.cfg.MaxInFlight, 1)) > 0 {
-			return nil
+	for judged := -1; ctx.Err() == nil; {
+		due := len(s.index.devices[device].due(s.moment(), s.cfg.MaxInFlight, 1)) > 0
+		if due || p.voids != judged {
+			judged = p.voids
+			if err := s.unlocked(still); err != nil || due {
+				return err
+			}
+			continue
 		}
 		changed := p.changed
-		s.mu.Unlock()
-		select {
-		case <-changed:
-		case <-ctx.Done():
-		}
-		s.mu.Lock()
+		_ = s.unlocked(func() error {
+			select {
+			case <-changed:
+			case <-ctx.Done():
+			}
+			return nil
+		})
 	}
 	return ctx.Err()
+}
+
+// unlocked calls f without mu, which is held before and after, also where f
+// panics.
+func (s *Service) unlocked(f func() error) error {
+	s.mu.Unlock()
+	defer s.mu.Lock()
+	return f()
 }

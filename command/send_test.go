@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -236,10 +237,10 @@ func TestExpiry(t *testing.T) {
 		}
 		r.waiting(0)
 		r.noErr(r.answer("late", "successful"))
-		r.noErr(r.answer("late", "failed"))      // the first one stands
-		r.noErr(r.answer("never", "successful")) // it cannot have done it
-		r.noErr(r.answer("silent", "delivered")) // that does not help any more
-		r.noErr(r.answer("delivered", "failed")) // what a device did, it did
+		wantErr(t, r.answer("late", "failed"), edgeclaim.ErrNotFound)      // the first one stands
+		wantErr(t, r.answer("never", "successful"), edgeclaim.ErrNotFound) // it cannot have done it
+		wantErr(t, r.answer("silent", "delivered"), edgeclaim.ErrNotFound) // that does not help any more
+		r.noErr(r.answer("delivered", "failed"))                           // what a device did, it did
 		wantTold(r, "late", "queued", "sent", "expired no_answer", "successful")
 		wantTold(r, "never", "queued", "expired not_sent")
 		wantTold(r, "silent", "queued", "sent", "expired no_answer")
@@ -308,7 +309,7 @@ func TestWait(t *testing.T) {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 			go func() {
 				defer cancel()
-				heard <- r.Wait(ctx, device(t, n))
+				heard <- r.Wait(ctx, device(t, n), asGood)
 			}()
 			synctest.Wait()
 			return heard
@@ -336,6 +337,52 @@ func TestWait(t *testing.T) {
 		wantErr(t, <-elsewhere, context.DeadlineExceeded)
 		gone, cancel := context.WithCancel(t.Context())
 		cancel()
-		wantErr(t, r.Wait(gone, device(t, 1)), context.Canceled)
+		wantErr(t, r.Wait(gone, device(t, 1), asGood), context.Canceled)
+	})
+}
+
+// asGood is a device that is let in as before.
+func asGood() error { return nil }
+
+// TestWaitIsJudgedAgain: who waits is looked at again when the device's
+// credentials are void, also when that came between his login and his wait.
+func TestWaitIsJudgedAgain(t *testing.T) {
+	inBubble(t, nil, func(t *testing.T, r *rig) {
+		var void atomic.Bool
+		looks := 0
+		good := func() error {
+			if looks++; void.Load() {
+				return edgeclaim.ErrUnauthenticated
+			}
+			return nil
+		}
+		heard := map[int]chan error{1: make(chan error, 1), 2: make(chan error, 1)}
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		go func() { heard[1] <- r.Wait(ctx, device(t, 1), good) }()
+		go func() { heard[2] <- r.Wait(ctx, device(t, 2), asGood) }()
+		synctest.Wait()
+		r.Voided(ctx, device(t, 1)) // another credential of the device's
+		synctest.Wait()
+		equal(t, "looks", looks, 2)
+		equal(t, "answers", len(heard[1])+len(heard[2]), 0)
+		void.Store(true)
+		began := time.Now()
+		r.Voided(ctx, device(t, 1))
+		wantErr(t, <-heard[1], edgeclaim.ErrUnauthenticated)
+		equal(t, "after", time.Since(began), time.Duration(0))
+		wantErr(t, r.Wait(ctx, device(t, 1), good), edgeclaim.ErrUnauthenticated) // it was void before
+		void.Store(false)
+		wantErr(t, r.Wait(ctx, device(t, 1), func() error { // it is void from just after the look
+			err := good()
+			if !void.Swap(true) {
+				r.Voided(ctx, device(t, 1))
+			}
+			return err
+		}), edgeclaim.ErrUnauthenticated)
+		equal(t, "after", time.Since(began), time.Duration(0))
+		r.give("a", 0)
+		wantErr(t, r.Wait(ctx, device(t, 1), good), edgeclaim.ErrUnauthenticated) // though something is due
+		wantErr(t, <-heard[2], context.DeadlineExceeded)
 	})
 }

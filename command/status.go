@@ -131,7 +131,7 @@ func (s *Service) Delivered(ctx context.Context, device edgeclaim.DeviceID, id e
 	c, err := s.store.Command(ctx, device, id)
 	if err == nil {
 		_, err = s.move(ctx, []uint64{c.Number}, func(c *edgeclaim.Command) (verdict, error) {
-			return answered(c, &answer{status: edgeclaim.CommandDelivered}), nil
+			return answered(c, &answer{status: edgeclaim.CommandDelivered})
 		})
 	}
 	if errors.Is(err, edgeclaim.ErrNotFound) {
@@ -142,12 +142,14 @@ func (s *Service) Delivered(ctx context.Context, device edgeclaim.DeviceID, id e
 
 // Answer takes what a device says of a command: {"command_id","status",
 // "result"?}, where status is delivered, successful or failed. nil means that it
-// is durable, also where it changes nothing: an answer may be repeated (P8), and
-// the first one that ends a command stands. What a device did before a command
-// expired it may say after.
+// is durable, also where it changes nothing because the status says as much
+// already: an answer may be repeated (P8). The first one that ends a command
+// stands. What a device did before a command expired, or before it could hear
+// that it was cancelled, it may say after.
 //
-// ErrNotFound: the device has no such command. ErrInvalid: the member at fault;
-// ErrUnavailable: later.
+// ErrNotFound: the device has no such command, or one that has come to another
+// end than it says; whoever asked has what it said. ErrInvalid: the member at
+// fault; ErrUnavailable: later.
 func (s *Service) Answer(ctx context.Context, device edgeclaim.DeviceID, body []byte) error {
 	said, err := parseAnswer(body)
 	if err != nil {
@@ -160,21 +162,39 @@ func (s *Service) Answer(ctx context.Context, device edgeclaim.DeviceID, body []
 	if said.problem != nil { // of a command that nobody knows it would not be ours to judge
 		return said.problem
 	}
-	_, err = s.move(ctx, []uint64{c.Number}, func(c *edgeclaim.Command) (verdict, error) { return answered(c, said), nil })
+	_, err = s.move(ctx, []uint64{c.Number}, func(c *edgeclaim.Command) (verdict, error) { return answered(c, said) })
 	return err
 }
 
-// answered is what a device's word makes of a command.
-func answered(c *edgeclaim.Command, said *answer) verdict {
+// answered is what a device's word makes of a command. errUnsaid: nothing, and
+// its status does not say it either.
+func answered(c *edgeclaim.Command, said *answer) (verdict, error) {
 	v := verdict{status: said.status, result: said.result}
-	switch {
-	case !c.Status.Final():
-		return v
-	case c.Status == edgeclaim.CommandExpired && said.status.Final() && c.Reason != reasonNotSent:
-		return v
+	switch c.Status {
+	case said.status:
+		return verdict{}, nil
+	case edgeclaim.CommandSuccessful, edgeclaim.CommandFailed:
+		if said.status == edgeclaim.CommandDelivered { // it had it, to have done it
+			return verdict{}, nil
+		}
+		return verdict{}, errUnsaid
+	case edgeclaim.CommandExpired, edgeclaim.CommandCancelled:
+		if said.status.Final() && mayBeDone(c) {
+			return v, nil
+		}
+		return verdict{}, errUnsaid
 	default:
-		return verdict{}
+		return v, nil
 	}
+}
+
+// mayBeDone reports whether the device had a command before the box ended it: an
+// attempt is durable before the first byte of it is written.
+func mayBeDone(c *edgeclaim.Command) bool {
+	if c.Status == edgeclaim.CommandExpired {
+		return c.Reason != reasonNotSent
+	}
+	return c.Attempts > 0
 }
 
 // Cancel is upstream's way to take a command back; nil means that it, and the
@@ -235,10 +255,12 @@ func (s *Service) cancel(ctx context.Context, device edgeclaim.DeviceID, id edge
 	return commands[0], true, nil
 }
 
-// Voided says that a device's credentials are void: where it is revoked, its
-// commands are cancelled. What cannot be now, Run does when it begins the next
-// time; a revoked device hears nothing in any case.
+// Voided says that credentials of a device's are void: who waits for it is judged
+// again, at once, and where it is revoked, its commands are cancelled. What
+// cannot be now, Run does when it begins the next time; a revoked device hears
+// nothing in any case.
 func (s *Service) Voided(ctx context.Context, device edgeclaim.DeviceID) {
+	s.judgeAgain(device)
 	if err := s.voided(ctx, device); err != nil {
 		s.logger.Error("commands of a revoked device are not cancelled", "device_id", device, "err", err)
 	}

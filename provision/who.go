@@ -35,6 +35,13 @@ func WithSource(ctx context.Context, source netip.Addr) context.Context {
 	return context.WithValue(ctx, sourceKey{}, source)
 }
 
+// Source returns what WithSource said, as the audit log has it; empty where
+// nobody did.
+func Source(ctx context.Context) string {
+	source, _ := ctx.Value(sourceKey{}).(netip.Addr)
+	return addressText(source)
+}
+
 // auditWithin is how long an operator's answer waits for the audit log's disk.
 const auditWithin = 5 * time.Second
 
@@ -51,8 +58,8 @@ func entryOf(kind string, d *edgeclaim.Device) audit.Entry {
 // neither does an asker that went away.
 func (s *Service) write(ctx context.Context, e audit.Entry) {
 	e.Who = Who(ctx)
-	if source, ok := ctx.Value(sourceKey{}).(netip.Addr); ok && e.Source == "" {
-		e.Source = addressText(source)
+	if e.Source == "" {
+		e.Source = Source(ctx)
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), auditWithin)
 	defer cancel()

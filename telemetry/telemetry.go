@@ -45,8 +45,8 @@ type EventStore interface {
 type Answers interface {
 	// Answer takes a device's answer, a JSON object with a command_id; nil
 	// means that what it changes is durable. It may be repeated (P8).
-	// ErrNotFound: the device was never given such a command. ErrInvalid: the
-	// answer is none.
+	// ErrNotFound: the device was never given such a command, or it has come to
+	// another end than it says. ErrInvalid: the answer is none.
 	Answer(ctx context.Context, device edgeclaim.DeviceID, body []byte) error
 }
 

@@ -156,6 +156,11 @@ func (b *box) shorten(id edgeclaim.DeviceID, credential edgeclaim.KeyHash, in ti
 	if b.broker != nil {
 		b.broker.Shorten(id, credential, in)
 	}
+	if in <= 0 { // whoever waits with it over HTTP is to be judged anew
+		ctx, cancel := context.WithTimeout(context.Background(), voidedWithin)
+		defer cancel()
+		b.commands.Voided(ctx, id)
+	}
 }
 
 func (b *box) decided(ref edgeclaim.ClaimRef) {
@@ -225,7 +230,7 @@ func (b *box) Status(ctx context.Context) (edgeclaim.Status, error) {
 		Certificates:  b.certificates(),
 	}
 	if b.broker != nil {
-		s.Connections = b.broker.Connections()
+		s.Connections, s.Users = b.broker.Connections(), b.usersStatus()
 	}
 	b.alarms.countLost(s.Audit.Lost, b.clock.Now())
 	s.Alarms = b.alarms.with(b.rule.Alarms())

@@ -128,6 +128,8 @@ var (
 	descWaiting     = state("pending_claims", "Claims that wait for an operator.")
 	descAuditLost   = state("audit_lost_total", "Entries of the audit log that could not be written.")
 	descAuditLast   = state("audit_sequence", "The audit log's last entry.")
+	descUserTold    = state("user_messages_total", "Messages to named users, by what became of them.", "outcome")
+	descUserRefused = state("user_logins_refused_total", "Logins by name with a wrong password, or a name that nobody has.")
 	descOnline      = state("devices_online", "Devices that say something.")
 	descAccepted    = state("telemetry_accepted_total", "Points and events that were taken.")
 	descRejected    = state("telemetry_rejected_total", "Points and events that were not, by reason.", "reason")
@@ -146,7 +148,7 @@ func (*stateCollector) Describe(ch chan<- *prometheus.Desc) {
 		descDevices, descConnections, descPending, descBytes, descOldest, descAppended, descAcked, descDropped,
 		descParked, descQuarantined, descUpstream, descEnrolled, descInFlight, descCredit, descAlarms, descStoreBytes, descSynced, descFloor, descUptime,
 		descLineAlarms, descWaiting, descAuditLost, descAuditLast, descNotAfter, descCertificate,
-		descOnline, descAccepted, descRejected, descFleeting, descEventsWait, descEventsLost, descReserved, descCommands,
+		descUserTold, descUserRefused, descOnline, descAccepted, descRejected, descFleeting, descEventsWait, descEventsLost, descReserved, descCommands,
 	} {
 		ch <- desc
 	}
@@ -192,8 +194,11 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 	collectWork(&status, gauge, total)
 }
 
-// collectWork reads what devices say, and are told.
+// collectWork reads what devices say, and are told, and who hears of it.
 func collectWork(status *edgeclaim.Status, gauge gaugeFunc, total totalFunc) {
+	total(descUserTold, status.Users.Delivered, "delivered")
+	total(descUserTold, status.Users.Dropped, "dropped")
+	total(descUserRefused, status.Users.LoginsRefused)
 	said := &status.Telemetry
 	gauge(descOnline, float64(said.Online))
 	total(descAccepted, said.Accepted)

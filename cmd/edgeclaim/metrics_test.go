@@ -40,6 +40,7 @@ func someStatus() edgeclaim.Status {
 		},
 		Clock:       edgeclaim.ClockStatus{Floor: time.Unix(1e9, 0), State: edgeclaim.ClockSynced},
 		Connections: edgeclaim.ConnectionStatus{Claimants: 4, Devices: 5, Consumers: 6},
+		Users:       edgeclaim.UsersStatus{Delivered: 21, Dropped: 22, LoginsRefused: 23},
 		Telemetry: edgeclaim.TelemetryStatus{
 			Online: 3, Accepted: 30, Rejected: map[string]uint64{"malformed": 2, "throttled": 0}, Fleeting: 5, FleetingDropped: 1,
 			EventsWaiting: 9, EventsDropped: 10, Reserved: true,
@@ -60,6 +61,9 @@ func TestStateInMetrics(t *testing.T) {
 		`edgeclaim_devices 7`,
 		`edgeclaim_outbox_pending{lane="prov"} 3`,
 		`edgeclaim_connections{kind="user"} 6`,
+		`edgeclaim_user_messages_total{outcome="delivered"} 21`,
+		`edgeclaim_user_messages_total{outcome="dropped"} 22`,
+		`edgeclaim_user_logins_refused_total 23`,
 		`edgeclaim_devices_online 3`,
 		`edgeclaim_telemetry_accepted_total 30`,
 		`edgeclaim_telemetry_rejected_total{reason="malformed"} 2`,

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -13,6 +14,8 @@ import (
 	"edgeclaim"
 	"edgeclaim/broker"
 	"edgeclaim/command"
+	"edgeclaim/internal/audit"
+	"edgeclaim/provision"
 	"edgeclaim/telemetry"
 )
 
@@ -75,7 +78,7 @@ func (s *settings) commandConfig() command.Config {
 func (b *box) makeWork(ctx context.Context) error {
 	var auditor command.Auditor
 	if b.audit != nil {
-		auditor = b.audit
+		auditor = located{b.audit}
 	}
 	var err error
 	b.commands, err = command.New(b.settings.commandConfig(), command.Parts{
@@ -85,6 +88,16 @@ func (b *box) makeWork(ctx context.Context) error {
 		return fmt.Errorf("commands: %w", err)
 	}
 	return b.openTelemetry(ctx)
+}
+
+// located is the audit log for those who do not know the admin API: it says where
+// who asks is.
+type located struct{ *audit.Log }
+
+// Must implements command.Auditor.
+func (l located) Must(ctx context.Context, e audit.Entry) error {
+	e.Source = provision.Source(ctx)
+	return l.Log.Must(ctx, e)
 }
 
 // openTelemetry opens what devices said before. Where that cannot be, it is set
@@ -157,8 +170,33 @@ func (b *box) closeTelemetry() error {
 func (b *box) brokerParts() broker.Parts {
 	return broker.Parts{
 		Claims: b.rule, Devices: b.rule, Reports: b.telemetry, Commands: b.commands, Configs: b.commands, Orders: b.commands,
-		Encode: b.encode, Now: b.clock.Now,
+		Encode: b.encode, Now: b.clock.Now, Refused: b.userRefused,
 	}
+}
+
+// userRefused writes a refused login of a user down, as the rule does a device's.
+// The audit log bounds how many a minute are written one by one.
+func (b *box) userRefused(user string, source netip.Addr) {
+	if b.audit == nil {
+		return
+	}
+	entry := audit.Entry{
+		Kind: audit.KindLoginRefused, Who: audit.WhoUser, Reason: "password",
+		Detail: map[string]string{"via": string(edgeclaim.ViaMQTT)},
+	}
+	if source.IsValid() {
+		entry.Source = source.Unmap().WithZone("").String()
+	}
+	if user != "" {
+		entry.Detail["name"] = user
+	}
+	b.audit.Add(entry)
+}
+
+// usersStatus counts what users were told.
+func (b *box) usersStatus() edgeclaim.UsersStatus {
+	c := b.broker.Consumers()
+	return edgeclaim.UsersStatus{Delivered: c.Delivered, Dropped: c.Dropped, LoginsRefused: c.Refused}
 }
 
 // voided tells those who work with a device that its credentials are void.

@@ -73,10 +73,11 @@ const (
 	KindVarious  = "audit.refused"  // refusals of more kinds and reasons than are counted apart
 )
 
-// Who did it: besides these, "uid:N" of the socket and "token:NAME".
+// Who did it: besides these, "uid:N" of the socket, "token:NAME" and "user:NAME".
 const (
 	WhoBox    = "box"
 	WhoDevice = "device"
+	WhoUser   = "user" // whoever asks to be let in by name
 )
 
 // Entry is one decision. There is no place in it for a secret, and none may be

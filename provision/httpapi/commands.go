@@ -26,8 +26,10 @@ type Commands interface {
 	// over both faces. ErrConflict: it has expired.
 	Encode(c edgeclaim.Command) ([]byte, error)
 	// Wait returns nil when something is due, at once where it is already, and
-	// ctx's error when ctx ends before. Several may wait for one device.
-	Wait(ctx context.Context, device edgeclaim.DeviceID) error
+	// ctx's error when ctx ends before. Several may wait for one device. An error
+	// of still ends the wait: that is asked when it begins, at once when
+	// credentials of the device's become void, and before something is due.
+	Wait(ctx context.Context, device edgeclaim.DeviceID, still func() error) error
 }
 
 // Configs is how devices are to work. *command.Service is one. It is safe for
@@ -105,16 +107,13 @@ func (h commandHandler) wait(c *gin.Context, device edgeclaim.DeviceID, long tim
 	// own again.
 	_ = http.NewResponseController(c.Writer).SetWriteDeadline(time.Now().Add(long + h.timeout + h.patience))
 	for range maxLooks {
-		err := h.commands.Wait(ctx, device)
+		err := h.commands.Wait(ctx, device, func() error { return h.still(c) })
 		switch {
 		case errors.Is(context.Cause(ctx), errReplaced):
 			return nil, edgeclaim.ErrThrottled
 		case ctx.Err() != nil:
 			return nil, nil
 		case err != nil:
-			return nil, err
-		}
-		if err = h.still(c); err != nil {
 			return nil, err
 		}
 		due, err := h.due(c, device)
@@ -125,8 +124,8 @@ func (h commandHandler) wait(c *gin.Context, device edgeclaim.DeviceID, long tim
 	return nil, nil // others are quicker: the device asks again
 }
 
-// still returns nil while the device would be let in: it may have been revoked
-// while it waited.
+// still returns nil while the device would be let in: its credential may have
+// become void while it waited.
 func (h commandHandler) still(c *gin.Context) error {
 	ctx, cancel := h.within(c)
 	defer cancel()

@@ -134,6 +134,33 @@ func TestPollOutlivesNoRevocation(t *testing.T) {
 	}
 }
 
+// TestPollEndsWithItsCredential: who waits by a credential that becomes void is
+// told so, though there is nothing to be told; who waits by another one waits on.
+func TestPollEndsWithItsCredential(t *testing.T) {
+	f := newFace(t)
+	for n, change := range []struct{ path, body string }{{"revoke", ""}, {"release", ""}, {"rotate", `{"overlap":"0s"}`}} {
+		device := f.device(fmt.Sprint("H", n))
+		conn := f.poll(t, f.claims, device, 10)
+		if status := f.call("POST", "/api/v1/devices/"+device.DeviceID+"/"+change.path, change.body, nil); status != 200 {
+			t.Fatalf("%s: %d", change.path, status)
+		}
+		if response, body := hear(t, conn); response.StatusCode != 401 {
+			t.Errorf("%s: %d %s", change.path, response.StatusCode, body)
+		}
+	}
+	device := f.device("H")
+	conn := f.poll(t, f.claims, device, 30)
+	id, err := edgeclaim.ParseDeviceID(device.DeviceID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.work.voided(id)
+	f.work.give(device.DeviceID, "one")
+	if response, body := hear(t, conn); response.StatusCode != 200 || !slices.Equal(ids(t, body), []string{"one"}) {
+		t.Errorf("%d %s", response.StatusCode, body)
+	}
+}
+
 // TestPollGone: who has gone is sent nothing: the command stays for his next
 // request.
 func TestPollGone(t *testing.T) {

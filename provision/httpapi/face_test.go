@@ -111,11 +111,12 @@ func newFace(t testing.TB) *face {
 	}
 	f.audit = openAudit(t, cfg.Dir)
 	f.tokens = &tokens{db: db, set: token.NewSet(), now: now.Now}
-	f.rule = provision.New(provision.Config{BoxID: "box", Site: "site", BoxKey: db.BoxKey()},
+	f.work = &work{audit: f.audit}
+	f.rule = provision.New(provision.Config{BoxID: "box", Site: "site", BoxKey: db.BoxKey(), Void: f.work.voided},
 		provision.Parts{Store: db, Clock: now, Issuer: f.issuer, Auditor: f.audit}, f.logger)
 	f.parts = parts(f.rule, fixedBox{}, f.way)
 	f.parts.Tokens, f.parts.Authority, f.parts.Audit, f.parts.Data, f.parts.Now = f.tokens, f.issuer, f.audit, cfg.Dir, now.Now
-	f.work = &work{rule: f.rule, audit: f.audit}
+	f.work.rule = f.rule
 	f.parts.Orders, f.parts.Settings, f.parts.Presence = f.work, f.work, f.work
 	f.serve()
 	return f

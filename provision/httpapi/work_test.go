@@ -149,12 +149,7 @@ func (w *work) add(o edgeclaim.Order) (command edgeclaim.Command, fresh bool, er
 		command.ID, _ = edgeclaim.ParseCommandID(fmt.Sprintf("made-%d", command.Number))
 	}
 	w.queue = append(w.queue, command)
-	for waiter, device := range w.waiters {
-		if device == o.Device {
-			close(waiter)
-			delete(w.waiters, waiter)
-		}
-	}
+	w.wake(o.Device)
 	return command, true, nil
 }
 
@@ -202,29 +197,59 @@ func (w *work) Encode(c edgeclaim.Command) ([]byte, error) {
 		c.ID, c.ExpiresAt.Format(time.RFC3339), int(time.Until(c.ExpiresAt).Seconds()), c.Payload), nil
 }
 
-func (w *work) Wait(ctx context.Context, device edgeclaim.DeviceID) error {
+func (w *work) Wait(ctx context.Context, device edgeclaim.DeviceID, still func() error) error {
 	if err := w.failure("wait"); err != nil {
 		return err
 	}
-	w.mu.Lock()
-	waiter := make(chan struct{})
-	if len(w.due(device, 1)) > 0 {
-		close(waiter)
-	} else {
-		if w.waiters == nil {
-			w.waiters = map[chan struct{}]edgeclaim.DeviceID{}
+	for {
+		waiter, due := w.enter(device)
+		if err := still(); err != nil || due {
+			w.leave(waiter)
+			return err
 		}
-		w.waiters[waiter] = device
+		select {
+		case <-waiter:
+		case <-ctx.Done():
+			w.leave(waiter)
+			return ctx.Err()
+		}
 	}
-	w.mu.Unlock()
-	select {
-	case <-waiter:
-		return nil
-	case <-ctx.Done():
-		w.mu.Lock()
-		delete(w.waiters, waiter)
-		w.mu.Unlock()
-		return ctx.Err()
+}
+
+// enter has a device wait, unless something is due.
+func (w *work) enter(device edgeclaim.DeviceID) (waiter chan struct{}, due bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.due(device, 1)) > 0 {
+		return nil, true
+	}
+	if w.waiters == nil {
+		w.waiters = map[chan struct{}]edgeclaim.DeviceID{}
+	}
+	waiter = make(chan struct{})
+	w.waiters[waiter] = device
+	return waiter, false
+}
+
+func (w *work) leave(waiter chan struct{}) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.waiters, waiter)
+}
+
+// voided has those who wait for a device look again.
+func (w *work) voided(device edgeclaim.DeviceID) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.wake(device)
+}
+
+func (w *work) wake(device edgeclaim.DeviceID) {
+	for waiter, of := range w.waiters {
+		if of == device {
+			close(waiter)
+			delete(w.waiters, waiter)
+		}
 	}
 }
 

@@ -95,7 +95,9 @@ func TestCommandsExpire(t *testing.T) {
 			{"told", `,"reason":"no_answer"`, "expired no_answer", edgeclaim.CommandExpired},
 			{"told", "", "successful", edgeclaim.CommandSuccessful},
 			{"back", "", "cancelled not_taken", edgeclaim.CommandDelivered},
+			{"back", `,"reason":"upstream"`, "cancelled upstream", edgeclaim.CommandCancelled},
 			{"back", "", "failed", edgeclaim.CommandFailed},
+			{"back", "", "failed", edgeclaim.CommandSuccessful},
 		} {
 			next := uint64(i) + 2
 			apply(t, db, batch(t, box, 1, edgeclaim.LaneEvt, next, next, status(t, next, 1, tc.id, tc.said, tc.more)))

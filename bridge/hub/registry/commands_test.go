@@ -212,7 +212,9 @@ func TestCommandStatuses(t *testing.T) {
 			{"expired queued sent delivered", "expired"},
 			{"expired successful failed", "successful"},
 			{"expired failed", "failed"},
-			{"cancelled successful", "cancelled"},
+			{"cancelled queued sent delivered expired", "cancelled"},
+			{"cancelled successful failed", "successful"},
+			{"sent cancelled failed successful cancelled", "failed"},
 			{"failed expired", "failed"},
 			{"queued a_later_one", "queued"},
 			{"successful expired cancelled", "successful"},
@@ -305,7 +307,8 @@ func TestCommandsModel(t *testing.T) {
 			ids := []string{"a", "b", "c"}
 			model := map[string]*row{}
 			statuses := []edgeclaim.CommandStatus{
-				edgeclaim.CommandQueued, edgeclaim.CommandSent, edgeclaim.CommandDelivered, edgeclaim.CommandSuccessful, edgeclaim.CommandExpired,
+				edgeclaim.CommandQueued, edgeclaim.CommandSent, edgeclaim.CommandDelivered,
+				edgeclaim.CommandSuccessful, edgeclaim.CommandFailed, edgeclaim.CommandExpired, edgeclaim.CommandCancelled,
 			}
 			for sequence, n := uint64(1), rapid.IntRange(1, 14).Draw(r, "steps"); n > 0; n-- {
 				id := rapid.SampledFrom(ids).Draw(r, "id")
@@ -342,7 +345,8 @@ func TestCommandsModel(t *testing.T) {
 					apply(quiet, db, batch(quiet, box, 1, edgeclaim.LaneEvt, sequence, sequence, status(quiet, sequence, 1, id, said, "")))
 					sequence++
 					place := func(s edgeclaim.CommandStatus) int { return min(slices.Index(statuses, s), 3) }
-					late := c.status == edgeclaim.CommandExpired && said == edgeclaim.CommandSuccessful
+					late := (c.status == edgeclaim.CommandExpired || c.status == edgeclaim.CommandCancelled) &&
+						(said == edgeclaim.CommandSuccessful || said == edgeclaim.CommandFailed)
 					if place(said) <= place(c.status) && !late {
 						continue
 					}

@@ -85,16 +85,19 @@ type knownCommand struct {
 
 // advances reports whether a command goes on to another status. It never goes
 // back. The device's own word counts after an end that it had no part in: the
-// box may have given a command up that the device has done. An end that the hub
-// came to by itself was a guess, and any end that the box tells is better.
+// box may have given a command up, or taken it back, that the device has done.
+// An end that the hub came to by itself was a guess, and any end that the box
+// tells is better.
 func (k *knownCommand) advances(to edgeclaim.CommandStatus) bool {
-	switch {
-	case k.status.Final() && k.reason == reasonNotTaken:
-		return to.Final()
-	case k.status == edgeclaim.CommandExpired && (to == edgeclaim.CommandSuccessful || to == edgeclaim.CommandFailed):
-		return true
+	switch k.status {
+	case edgeclaim.CommandExpired, edgeclaim.CommandCancelled:
+		if k.reason == reasonNotTaken {
+			return to.Final()
+		}
+		return to == edgeclaim.CommandSuccessful || to == edgeclaim.CommandFailed
+	default:
+		return rank(to) > rank(k.status)
 	}
-	return rank(to) > rank(k.status)
 }
 
 // speaksFor reports whether a box has a say in a command: it was told it, told of
