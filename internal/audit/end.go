@@ -14,7 +14,10 @@ type chain struct {
 	known bool // hash is; not so before the first line of the oldest file
 }
 
-var errLink = errors.New("does not build on the line before it")
+var (
+	errLink      = errors.New("does not build on the line before it")
+	errNoNewline = errors.New("has no newline")
+)
 
 // follow takes the next line, and says what is wrong with it. A line that was
 // changed counts as one line: the next one stands on it as it is now, or says
@@ -62,7 +65,11 @@ func (f folder) readEnd(s segment, start chain) ending {
 			e.cut = line.size
 			return nil
 		}
-		if err := e.follow(line); err != nil && e.damaged == nil {
+		err := e.follow(line)
+		if err == nil && !line.whole {
+			err = errNoNewline // and no crash leaves it so: to go on behind it would run two lines together
+		}
+		if err != nil && e.damaged == nil {
 			e.damaged, e.atNumber = err, line.number
 		}
 		e.lines++

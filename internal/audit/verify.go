@@ -182,7 +182,7 @@ func (v *verifier) line(line rawLine) {
 	}
 	err := before.follow(line) // before is now behind it
 	if err == nil && !line.whole {
-		err = errors.New("has no newline")
+		err = errNoNewline
 	}
 	var s stored
 	if _, _, unframed := unframe(line.text); unframed == nil {
