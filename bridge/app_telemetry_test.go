@@ -5,7 +5,6 @@ import (
 	"errors"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -319,26 +318,12 @@ func TestAppUnreadable(t *testing.T) {
 		t.Run(broken, func(t *testing.T) {
 			a := newApplication(t, nil)
 			m := newMemory()
-			var mu sync.Mutex
-			fails := true
-			m.fail = func(call string, lane edgeclaim.Lane) error {
-				mu.Lock()
-				defer mu.Unlock()
-				if fails && lane == edgeclaim.LaneTel && call == broken {
-					return errors.New("no such disk")
-				}
-				return nil
-			}
-			m.add(edgeclaim.LaneTel, 10)
-			m.add(edgeclaim.LaneProv, 10)
-			m.add(edgeclaim.LaneEvt, 10)
+			mend := m.breakTelemetry(broken)
 			b := startWith(t, appConf(a), m.withTelemetry())
 			m.awaitAcked(t, edgeclaim.LaneProv, 10)
 			m.awaitAcked(t, edgeclaim.LaneEvt, 10)
 			b.awaitStatus(t, alarmed(edgeclaim.AlarmTelemetryUnread, 2))
-			mu.Lock()
-			fails = false
-			mu.Unlock()
+			mend()
 			m.awaitAcked(t, edgeclaim.LaneTel, 10)
 			if n := a.connections(); n != 1 {
 				t.Errorf("%d connections", n)

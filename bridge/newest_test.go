@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -304,19 +305,7 @@ func TestPubackUnreadable(t *testing.T) {
 		t.Run(broken, func(t *testing.T) {
 			l := newLine(t, 1000)
 			m := newMemory()
-			var mu sync.Mutex
-			fails := true
-			m.fail = func(call string, lane edgeclaim.Lane) error {
-				mu.Lock()
-				defer mu.Unlock()
-				if fails && lane == edgeclaim.LaneTel && call == broken {
-					return errors.New("no such disk")
-				}
-				return nil
-			}
-			m.add(edgeclaim.LaneTel, 10)
-			m.add(edgeclaim.LaneProv, 10)
-			m.add(edgeclaim.LaneEvt, 10)
+			mend := m.breakTelemetry(broken)
 			b := startWith(t, quick(l.url()), m.withTelemetry())
 			m.awaitAcked(t, edgeclaim.LaneProv, 10)
 			m.awaitAcked(t, edgeclaim.LaneEvt, 10)
@@ -324,9 +313,7 @@ func TestPubackUnreadable(t *testing.T) {
 			if n := l.connections(); n != 1 {
 				t.Errorf("%d connections", n)
 			}
-			mu.Lock()
-			fails = false
-			mu.Unlock()
+			mend()
 			m.awaitAcked(t, edgeclaim.LaneTel, 10)
 		})
 	}
@@ -415,4 +402,20 @@ func TestPubackLargeRecords(t *testing.T) {
 			m.awaitAcked(t, tt.lane, 200)
 		})
 	}
+}
+
+// breakTelemetry has each lane hold ten records, and that call fail on the lane
+// of telemetry until mend.
+func (m *memory) breakTelemetry(call string) (mend func()) {
+	var mended atomic.Bool
+	m.fail = func(called string, lane edgeclaim.Lane) error {
+		if !mended.Load() && lane == edgeclaim.LaneTel && called == call {
+			return errors.New("no such disk")
+		}
+		return nil
+	}
+	for _, lane := range edgeclaim.Lanes() {
+		m.add(lane, 10)
+	}
+	return func() { mended.Store(true) }
 }
