@@ -34,6 +34,9 @@ func run(m *testing.M) int {
 	if addrFile := os.Getenv(peerVariable); addrFile != "" {
 		return servePeer(addrFile)
 	}
+	if os.Getenv(chatterVariable) != "" {
+		return serveChatter()
+	}
 	dir, err := os.MkdirTemp("", "edgeclaim-acceptance-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -37,7 +37,7 @@ func BenchmarkGoodUnderAttack(b *testing.B) {
 		for turn := range goodDevices / goodTurn {
 			attacked := turn%2 == 1
 			guesses.on.Store(attacked)
-			times[attacked] = append(times[attacked], goodClaims(b, box, key)...)
+			times[attacked] = append(times[attacked], goodClaims(b, box, key, goodTurn, goodRate)...)
 		}
 	}
 	guesses.end()
@@ -54,14 +54,14 @@ func BenchmarkGoodUnderAttack(b *testing.B) {
 	b.ReportMetric(p99(true)/p99(false), "of-quiet")
 }
 
-// goodClaims lets a turn's devices claim, each at its own time whatever became
-// of the ones before, and returns how long each took.
-func goodClaims(b *testing.B, box *box, key string) []time.Duration {
+// goodClaims lets so many devices claim, each at its own time whatever became of
+// the ones before, rate of them a second, and returns how long each took.
+func goodClaims(b *testing.B, box *box, key string, n, rate int) []time.Duration {
 	b.Helper()
-	took := make([]time.Duration, goodTurn)
-	errs := make(chan error, goodTurn)
+	took := make([]time.Duration, n)
+	errs := make(chan error, n)
 	var claims sync.WaitGroup
-	ticker := time.NewTicker(time.Second / goodRate)
+	ticker := time.NewTicker(time.Second / time.Duration(rate))
 	defer ticker.Stop()
 	for i := range took {
 		due := <-ticker.C
