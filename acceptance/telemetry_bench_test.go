@@ -254,7 +254,7 @@ func BenchmarkTelemetryWaiting(b *testing.B) {
 
 // The telemetry that BenchmarkClaimsBesideTelemetry measures against: points a
 // second of all devices; 0 is as fast as they are acknowledged.
-var besideRates = []int{1000, 5000, 0}
+var besideRates = []int{1000, 5000, 20_000, 0}
 
 const (
 	besideDevices = 100

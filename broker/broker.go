@@ -20,6 +20,7 @@ import (
 	"edgeclaim"
 	"edgeclaim/internal/crowd"
 	"edgeclaim/internal/mqttwire"
+	"edgeclaim/internal/precedence"
 )
 
 // closeTimeout is how long Run waits for connections that were closed to end.
@@ -74,6 +75,9 @@ func New(cfg Config, parts Parts, logger *slog.Logger) (*Broker, error) {
 	}
 	if parts.Commands != nil && parts.Encode == nil {
 		return nil, errors.New("broker: commands without an encoding")
+	}
+	if parts.Precedence == nil {
+		parts.Precedence = precedence.New()
 	}
 	places := &sync.Mutex{}
 	b := &Broker{

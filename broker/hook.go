@@ -195,6 +195,7 @@ func (h *hook) OnWillSent(cl *mqtt.Client, pk packets.Packet) {
 func (h *hook) OnDisconnect(cl *mqtt.Client, _ error, expire bool) {
 	defer h.rescue(cl, "on disconnect")
 	c := connOf(cl)
+	h.b.parts.Precedence.Give(&c.ledger.turn) // where what it sent last could not be looked at to its end
 	h.b.settle(c)
 	if c.role != roleDevice || expire || cl.IsTakenOver() {
 		return

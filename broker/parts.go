@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"edgeclaim"
+	"edgeclaim/internal/precedence"
 )
 
 // Claims is the rule that claims are put to. Both methods are called from many
@@ -108,4 +109,7 @@ type Parts struct {
 	// the wrong field (P5). It never blocks, and any number of goroutines call it;
 	// nil: nobody is told.
 	Refused func(user string, source netip.Addr)
+	// Precedence lets claims go before telemetry; nil for a gate of the
+	// broker's own, which nobody's claims pass.
+	Precedence *precedence.Gate
 }

@@ -13,6 +13,7 @@ import (
 
 	"edgeclaim"
 	"edgeclaim/internal/mqttwire"
+	"edgeclaim/internal/precedence"
 )
 
 // owed is a message of QoS 1 that came and is not acknowledged yet.
@@ -33,6 +34,9 @@ type owed struct {
 type ledger struct {
 	owed []owed
 	out  []byte // the acknowledgements, kept for the next
+	// turn is held while points are looked at, never while anything but
+	// processors is waited for.
+	turn precedence.Turn
 	// paying: they are waited for; any goroutine may look.
 	paying atomic.Bool
 }
@@ -46,7 +50,7 @@ var (
 // mochi acknowledges nothing.
 func (b *Broker) report(c *conn, cl *mqtt.Client, pk *packets.Packet) {
 	fleeting, began := pk.FixedHeader.Qos == 0, time.Now()
-	receipt, err := b.take(c, pk.TopicName, pk.Payload, fleeting)
+	receipt, err := b.takeInTurn(c, pk, fleeting)
 	if fleeting {
 		b.deliverAll(pk.TopicName, receipt.Messages(pk.Payload), 0)
 		return
@@ -83,11 +87,12 @@ const reportAgain = time.Second
 // would keep the box from its claims, when all of them do.
 func (b *Broker) insist(c *conn, pk *packets.Packet, began time.Time) (edgeclaim.Receipt, error) {
 	for {
+		b.parts.Precedence.Give(&c.ledger.turn)
 		left := b.cfg.ReportTimeout - time.Since(began)
 		if left <= 0 || waitFor(c.gone, min(left, reportAgain)) {
 			return edgeclaim.Receipt{}, edgeclaim.ErrUnavailable
 		}
-		receipt, err := b.take(c, pk.TopicName, pk.Payload, false)
+		receipt, err := b.takeInTurn(c, pk, false)
 		if !errors.Is(err, edgeclaim.ErrUnavailable) {
 			return receipt, err
 		}
@@ -96,6 +101,17 @@ func (b *Broker) insist(c *conn, pk *packets.Packet, began time.Time) (edgeclaim
 
 // errNoneTaken: of an array, all was refused.
 var errNoneTaken = edgeclaim.Invalid("body", "no point of it can be taken")
+
+// takeInTurn is take for the reading goroutine. Points of one go share a turn; an
+// event may be the answer to a command, which waits for the disk.
+func (b *Broker) takeInTurn(c *conn, pk *packets.Packet, fleeting bool) (edgeclaim.Receipt, error) {
+	if c.topics.telemetry(pk.TopicName) {
+		b.parts.Precedence.Take(&c.ledger.turn)
+	} else {
+		b.parts.Precedence.Give(&c.ledger.turn)
+	}
+	return b.take(c, pk.TopicName, pk.Payload, fleeting)
+}
 
 // take puts what came on that topic to Reports. The body is the packet's own:
 // mochi copies each off its buffer.
@@ -122,12 +138,14 @@ func (b *Broker) take(c *conn, name string, body []byte, fleeting bool) (edgecla
 // 4.6). What was not committed is not acknowledged: the connection ends, and an
 // error says so.
 func (b *Broker) pay(c *conn, cl *mqtt.Client) error {
+	b.parts.Precedence.Give(&c.ledger.turn)
 	if len(c.owed) == 0 {
 		return nil
 	}
 	c.paying.Store(true)
 	began := time.Now()
 	good, err := b.await(c)
+	b.inTurn(&c.ledger.turn)
 	version, out := mqttwire.Version(cl.Properties.ProtocolVersion), c.out[:0]
 	for _, o := range c.owed[:good] {
 		out = mqttwire.AppendPuback(out, version, o.id, o.reason)
@@ -145,6 +163,14 @@ func (b *Broker) pay(c *conn, cl *mqtt.Client) error {
 	}
 	b.stopping(cl)
 	return c.putOff(time.Since(began))
+}
+
+// inTurn waits for a turn. All that share a commit are told of its end at one
+// time, and each writes: in turn, or a claim would be behind all of them. A
+// client that does not read holds up a write, so the turn ends before it.
+func (b *Broker) inTurn(t *precedence.Turn) {
+	b.parts.Precedence.Take(t)
+	b.parts.Precedence.Give(t)
 }
 
 // await waits for the commits, and returns for how many of the messages, from

@@ -20,7 +20,7 @@ const claimTries = 4
 // it holds no core. It never fails: whatever happened is in the answer's Code,
 // and CodeUnavailable means that nothing is known to be stored.
 func (s *Service) Answer(ctx context.Context, ask edgeclaim.Ask) edgeclaim.Answer {
-	v, err := s.claim(ctx, &ask)
+	v, err := s.first(ctx, &ask)
 	outcome := v.outcome
 	if err != nil {
 		outcome = outcomeOf(err)
@@ -30,6 +30,14 @@ func (s *Service) Answer(ctx context.Context, ask edgeclaim.Ask) edgeclaim.Answe
 		return s.fail(&ask, err)
 	}
 	return edgeclaim.Answer{Body: v.body}
+}
+
+// first decides a claim before what else the box does. A refusal's delay is not
+// part of that: whoever guesses keys would hold up everybody's telemetry.
+func (s *Service) first(ctx context.Context, ask *edgeclaim.Ask) (verdict, error) {
+	s.parts.Precedence.Enter()
+	defer s.parts.Precedence.Leave()
+	return s.claim(ctx, ask)
 }
 
 // fail answers with a fault, a refusal no sooner than all others.

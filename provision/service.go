@@ -245,7 +245,22 @@ type Parts struct {
 	Issuer   Issuer
 	Auditor  Auditor
 	Throttle Throttle
+	// Precedence is told while claims are decided, so that they go before
+	// what else the box does; nil: nobody is.
+	Precedence Precedence
 }
+
+// Precedence lets claims go first. Its methods are quick, and called from many
+// goroutines at once; each Enter is followed by one Leave.
+type Precedence interface {
+	Enter()
+	Leave()
+}
+
+type noPrecedence struct{}
+
+func (noPrecedence) Enter() {}
+func (noPrecedence) Leave() {}
 
 // Outcome is what became of a claim: a closed set, so that a metric may label
 // by it. A refusal is "denied_" and its edgeclaim.Reason.
@@ -308,6 +323,9 @@ const (
 func New(cfg Config, parts Parts, logger *slog.Logger) *Service {
 	if cfg.Observe == nil {
 		cfg.Observe = func(edgeclaim.Via, Outcome, time.Duration) {}
+	}
+	if parts.Precedence == nil {
+		parts.Precedence = noPrecedence{}
 	}
 	if cfg.Void == nil {
 		cfg.Void = func(edgeclaim.DeviceID) {}

@@ -17,6 +17,7 @@ import (
 	"edgeclaim/internal/audit"
 	"edgeclaim/internal/ca"
 	"edgeclaim/internal/clock"
+	"edgeclaim/internal/precedence"
 	"edgeclaim/internal/throttle"
 	"edgeclaim/provision"
 	"edgeclaim/provision/httpapi"
@@ -46,6 +47,8 @@ type box struct {
 	sources   map[string]tlsSource
 	bridge    *bridge.Bridge // nil without upstream
 	gauges    *gauges
+	// precedence is what claims and telemetry pass, over either face.
+	precedence *precedence.Gate
 	// told is whether upstream took telemetry when it was last asked, toldAsked
 	// when that was, in nanoseconds after the start; see telling.
 	told      atomic.Bool
@@ -63,7 +66,7 @@ type box struct {
 func openBox(ctx context.Context, s settings, built cli.Build, logger *slog.Logger) (*box, error) {
 	b := &box{
 		settings: s, build: built, logger: logger, started: time.Now(), alarms: newAlarms(time.Now()),
-		gauges: newGauges(built), listeners: map[string]string{}, sources: map[string]tlsSource{}, ready: func(map[string]string) {},
+		gauges: newGauges(built), precedence: precedence.New(), listeners: map[string]string{}, sources: map[string]tlsSource{}, ready: func(map[string]string) {},
 	}
 	b.clock = clock.New(clock.Config{Build: built.Built}, logger)
 	kept := s.storeConfig()
@@ -121,7 +124,7 @@ func (b *box) makeRule() error {
 	if err != nil {
 		return fmt.Errorf("throttle: %w", err)
 	}
-	parts := provision.Parts{Store: b.db, Clock: b.clock, Throttle: slow}
+	parts := provision.Parts{Store: b.db, Clock: b.clock, Throttle: slow, Precedence: b.precedence}
 	if b.authority != nil {
 		parts.Issuer = b.authority
 	}

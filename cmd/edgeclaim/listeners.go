@@ -66,7 +66,7 @@ func (b *box) serveLine(bound *bindings, name, address string, secure *tls.Confi
 		return listenFailed(name, address, err)
 	}
 	line := httpapi.Line{
-		Claims: b.rule, Devices: b.rule, Reports: b.telemetry, Commands: b.commands, Configs: b.commands,
+		Claims: b.rule, Devices: b.rule, Reports: inTurn{b.telemetry, b.precedence}, Commands: b.commands, Configs: b.commands,
 		Heard: httpapi.Heard{Telemetry: b.hear((*broker.Broker).HearTelemetry), Event: b.hear((*broker.Broker).HearEvent)},
 		TLS:   secure, Ready: b.isReady,
 	}

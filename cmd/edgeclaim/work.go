@@ -15,6 +15,7 @@ import (
 	"edgeclaim/broker"
 	"edgeclaim/command"
 	"edgeclaim/internal/audit"
+	"edgeclaim/internal/precedence"
 	"edgeclaim/provision"
 	"edgeclaim/telemetry"
 )
@@ -170,7 +171,7 @@ func (b *box) closeTelemetry() error {
 func (b *box) brokerParts() broker.Parts {
 	return broker.Parts{
 		Claims: b.rule, Devices: b.rule, Reports: b.telemetry, Commands: b.commands, Configs: b.commands, Orders: b.commands,
-		Encode: b.encode, Now: b.clock.Now, Refused: b.userRefused,
+		Encode: b.encode, Now: b.clock.Now, Refused: b.userRefused, Precedence: b.precedence,
 	}
 }
 
@@ -258,4 +259,18 @@ func (b *box) encode(c edgeclaim.Command, _ time.Time) []byte {
 		return nil
 	}
 	return message
+}
+
+// inTurn takes telemetry over HTTP when claims do not need the processors.
+type inTurn struct {
+	*telemetry.Service
+	precedence *precedence.Gate
+}
+
+// Telemetry implements httpapi.Reports.
+func (t inTurn) Telemetry(ctx context.Context, r edgeclaim.Report) (edgeclaim.Receipt, error) {
+	var turn precedence.Turn
+	t.precedence.Take(&turn)
+	defer t.precedence.Give(&turn)
+	return t.Service.Telemetry(ctx, r)
 }
