@@ -121,7 +121,7 @@ func stopped(dir string, do func(name string) error) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(do(name), lock.Close())
+	return errors.Join(do(name), unlockFolder(lock))
 }
 
 // hasFreelist reports whether the list of free pages was written with the last

@@ -54,9 +54,16 @@ func lockFolder(dir string) (*os.File, error) {
 		return nil, fmt.Errorf("%w: %s by process %s", ErrLocked, dir, strings.TrimSpace(string(pid[:n])))
 	}
 	if err := errors.Join(f.Truncate(0), writeAt(f, strconv.Itoa(os.Getpid())+"\n")); err != nil {
-		return nil, errors.Join(err, f.Close())
+		return nil, errors.Join(err, unlockFolder(f))
 	}
 	return f, nil
+}
+
+// unlockFolder gives the lock back. Closing the file alone would not: a process
+// that is just being started has a copy of it until it runs its program, and the
+// lock is of all copies.
+func unlockFolder(f *os.File) error {
+	return errors.Join(unix.Flock(int(f.Fd()), unix.LOCK_UN), f.Close())
 }
 
 func writeAt(f *os.File, text string) error {

@@ -21,6 +21,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"edgeclaim"
+	"golang.org/x/sys/unix"
+
 	"edgeclaim/store"
 )
 
@@ -111,6 +113,40 @@ func TestSecondOpenIsLockedOutAndDisturbsNothing(t *testing.T) {
 		t.Errorf("the second process changed:\n%s", diff)
 	}
 	noErr(t, claim(t, db, k, "board-1"))
+}
+
+// A process that is being started has copies of all that is open here until it
+// runs its program. They must not hold the lock after Close.
+func TestCloseUnlocksWhateverIsStarting(t *testing.T) {
+	cfg := config(t)
+	db := open(t, cfg)
+	kept := copies(t, filepath.Join(cfg.Dir, "lock"))
+	if len(kept) == 0 {
+		t.Fatal("the lock is not open")
+	}
+	noErr(t, db.Close())
+	db, err := store.Open(cfg)
+	noErr(t, err)
+	noErr(t, db.Close())
+}
+
+// copies duplicates all that this process has open of a file.
+func copies(t *testing.T, path string) (kept []int) {
+	t.Helper()
+	all, err := os.ReadDir("/proc/self/fd")
+	noErr(t, err)
+	for _, fd := range all {
+		number, err := strconv.Atoi(fd.Name())
+		noErr(t, err)
+		if to, _ := os.Readlink("/proc/self/fd/" + fd.Name()); to != path {
+			continue
+		}
+		duplicate, err := unix.FcntlInt(uintptr(number), unix.F_DUPFD_CLOEXEC, 0)
+		noErr(t, err)
+		kept = append(kept, duplicate)
+		t.Cleanup(func() { noErr(t, unix.Close(duplicate)) })
+	}
+	return kept
 }
 
 // listing is all files of a folder with their times.

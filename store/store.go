@@ -100,7 +100,7 @@ func Open(cfg Config) (*DB, error) {
 	}
 	db, err := openLocked(cfg, lock)
 	if err != nil {
-		return nil, fmt.Errorf("store: %w", errors.Join(err, lock.Close()))
+		return nil, fmt.Errorf("store: %w", errors.Join(err, unlockFolder(lock)))
 	}
 	return db, nil
 }
@@ -430,9 +430,9 @@ func (db *DB) Close() error {
 		}
 	}
 	if db.stuck.Load() {
-		return errors.Join(db.file.Close(), db.lock.Close())
+		return errors.Join(db.file.Close(), unlockFolder(db.lock))
 	}
-	return errors.Join(db.bolt.Close(), db.lock.Close())
+	return errors.Join(db.bolt.Close(), unlockFolder(db.lock))
 }
 
 // BoxID returns the name of this box, for ever the same: a UUID.
