@@ -43,7 +43,7 @@ var rules = []rule{
 	},
 	{
 		packages: module + "/internal/...",
-		allowed:  []string{module + "/internal/...", "golang.org/x/sys/...", module},
+		allowed:  []string{module + "/internal/...", "golang.org/x/sys/...", "golang.org/x/sync/...", module},
 		because:  "small packages of one idea each, with nothing to drag along",
 	},
 	{

@@ -120,6 +120,7 @@ func (b *box) start() {
 		b.t.Fatal(err)
 	}
 	b.Service = s
+	s.ListAtOnce()
 	ctx, cancel := context.WithCancel(b.t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx) }()

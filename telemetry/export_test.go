@@ -7,6 +7,21 @@ import (
 	"edgeclaim/internal/seglog"
 )
 
+// ListAtOnce has those at work written down whenever one comes, before Run.
+func (s *Service) ListAtOnce() { s.listEvery = 0 }
+
+// Listed reports whether all who came are on the list.
+func (s *Service) Listed() bool {
+	s.presence.mu.Lock()
+	defer s.presence.mu.Unlock()
+	for d := s.presence.turns.back; d != nil; d = d.links[byTurn].prev {
+		if d.online {
+			return d.turned <= s.presence.rolled
+		}
+	}
+	return true
+}
+
 // Document is the scanner's judgement of a text.
 func Document(b []byte) bool {
 	_, _, ok := document(b)

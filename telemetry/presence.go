@@ -21,6 +21,7 @@ type presence struct {
 	most         int
 	each         time.Duration // that a point takes to be made good
 	changed      chan struct{}
+	came         chan struct{} // somebody has come: the list is to be written
 
 	mu      sync.Mutex // guards what follows, for the length of a look-up
 	devices map[edgeclaim.DeviceID]*device
@@ -35,6 +36,9 @@ type presence struct {
 	// recalled is the version of the last that was at work in the run before,
 	// told that up to which somebody has heard of the states.
 	recalled, told uint64
+	// rolled is the version up to which those at work are on the list that a
+	// program that is killed leaves behind.
+	rolled uint64
 }
 
 // device is what is known of one that said something.
@@ -59,7 +63,7 @@ func newPresence(cfg Config) *presence {
 	p := &presence{
 		offlineAfter: cfg.OfflineAfter, most: cfg.MaxPresent,
 		each:    time.Second / time.Duration(cfg.MaxDevicePoints),
-		changed: make(chan struct{}, 1), devices: map[edgeclaim.DeviceID]*device{},
+		changed: make(chan struct{}, 1), came: make(chan struct{}, 1), devices: map[edgeclaim.DeviceID]*device{},
 	}
 	p.online.by, p.away.by, p.turns.by = byPlace, byPlace, byTurn
 	return p
@@ -155,6 +159,18 @@ func (p *presence) turn(d *device, online bool, now edgeclaim.Stamp) {
 		d.spoke = p.version
 	}
 	p.turns.push(d)
+	if !online {
+		p.signal()
+		return
+	}
+	select {
+	case p.came <- struct{}{}: // the list is written first
+	default:
+	}
+}
+
+// signal tells that there is something to tell.
+func (p *presence) signal() {
 	select {
 	case p.changed <- struct{}{}:
 	default:

@@ -14,6 +14,7 @@ import (
 // states says what Changed returns, as device number, presence and newest.
 func (b *box) states(after uint64, most int, newest bool) (said []string, upto uint64) {
 	b.t.Helper()
+	b.until("those at work are listed", b.Listed)
 	states, err := b.Changed(b.t.Context(), after, most, newest)
 	if err != nil {
 		b.t.Fatal(err)

@@ -32,8 +32,8 @@ const (
 type roll struct {
 	*Service
 	path    string
-	written rollMark      // what the file is of
-	next    time.Duration // the uptime from which on it may be written again
+	written rollMark  // what the file is of
+	next    time.Time // when it may be written again
 	failing bool
 }
 
@@ -43,17 +43,21 @@ func (s *Service) newRoll() *roll {
 
 // look writes the file where somebody has come or left. It is not synced: a
 // program that is killed leaves it whole, and what a power cut takes is a few
-// devices that upstream believes to be at work until they speak.
-func (r *roll) look(now edgeclaim.Stamp) {
-	if now.Uptime < r.next {
+// devices that upstream believes to be at work until they speak. Nobody is told
+// of who came before that (Changed): a program that is killed in between would
+// never take it back.
+func (r *roll) look() {
+	now := time.Now()
+	if now.Before(r.next) {
 		return
 	}
 	rows, mark := r.presence.roll(r.written)
 	if mark == r.written {
 		return
 	}
-	r.next = now.Uptime + onlineEvery*time.Duration(1+len(rows)/onlineBytes)
+	r.next = now.Add(r.listEvery * time.Duration(1+len(rows)/onlineBytes))
 	err := writeRoll(r.path, rows)
+	r.presence.listed(mark.turned) // also where it failed: better too much than nothing
 	switch {
 	case err == nil:
 		r.written, r.failing = mark, false
@@ -61,6 +65,14 @@ func (r *roll) look(now edgeclaim.Stamp) {
 		r.failing = true
 		r.logger.Warn("who is at work cannot be written down: after a start upstream may believe too much", "err", err)
 	}
+}
+
+// listed notes that those who came up to a version are on the list.
+func (p *presence) listed(turned uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.rolled = turned
+	p.signal()
 }
 
 // rollMark says which list a file holds: all up to a turn, and of those who were
@@ -167,6 +179,6 @@ func readRoll(path string, most int) ([]byte, error) {
 
 // end writes the file a last time.
 func (r *roll) end() {
-	r.next = 0
-	r.look(r.parts.Stamp())
+	r.next = time.Time{}
+	r.look()
 }

@@ -50,6 +50,31 @@ func TestAtWorkIsWrittenAtOnce(t *testing.T) {
 	})
 }
 
+// Nobody is told that a device is at work before it is on the list: what a
+// program says that is killed right after, the next one could not take back.
+func TestToldWhenListed(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, nil)
+	path := filepath.Join(b.cfg.Dir, "telemetry", "online")
+	for i := range 200 {
+		b.say(i, `{"t":1}`)
+		states, err := b.Changed(t.Context(), 0, 1000, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, _ := os.ReadFile(path) // not there: nobody may be told of
+		for _, s := range states {
+			if s.Presence == edgeclaim.PresenceOnline && !bytes.Contains(text, s.Device.Bytes()) {
+				t.Fatalf("%s is told of, and not on the list", s.Device)
+			}
+		}
+	}
+	b.until("all are told of", func() bool {
+		states, err := b.Changed(t.Context(), 0, 1000, false)
+		return err == nil && len(states) == 200
+	})
+}
+
 // A list that is damaged is no reason not to start, and is not believed.
 func TestAtWorkDamaged(t *testing.T) {
 	t.Parallel()

@@ -21,7 +21,8 @@ const (
 )
 
 // Changed returns the states whose version is above after, in the order of
-// their versions, maximum at most. A device's state has another version when it
+// their versions, maximum at most. One that came is among them when it is on the
+// list by which the next run takes that back, soon after. A device's state has another version when it
 // comes or leaves; asked withNewest, when it speaks too, and what it said last
 // comes along where that is durable and upstream does not have it yet.
 func (s *Service) Changed(_ context.Context, after uint64, maximum int, withNewest bool) ([]edgeclaim.DeviceState, error) {
@@ -60,6 +61,9 @@ func (p *presence) since(after uint64, maximum int, spoken bool) (states []edgec
 		case turn == nil && said == nil:
 			return states, places
 		case said == nil || turn != nil && turn.turned < said.spoke:
+			if turn.online && turn.turned > p.rolled {
+				return states, places
+			}
 			next, turn = turn, turn.links[byTurn].next
 			states = append(states, next.state(next.turned))
 		default:
@@ -114,10 +118,12 @@ func (s *Service) watch(ctx context.Context) error {
 		case <-ctx.Done():
 			r.end()
 			return nil
+		case <-s.presence.came:
+			r.look()
 		case <-look.C:
 			now := s.parts.Stamp()
 			s.presence.sweep(now)
-			r.look(now)
+			r.look()
 			w.look(s.points.Bounds(), now)
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -82,6 +83,8 @@ type Service struct {
 	before  struct{ points, events uint64 }
 	boot    atomic.Pointer[bootName]
 	scratch sync.Pool // of *scratch
+	// listEvery is onlineEvery, but in tests.
+	listEvery time.Duration
 }
 
 // Open opens the logs, and makes what is missing of them; nothing is taken
@@ -105,7 +108,7 @@ func Open(cfg Config, parts Parts, logger *slog.Logger) (*Service, error) {
 		cfg: cfg, parts: parts, logger: logger,
 		points: points, events: events,
 		lane:     newLane(points, filepath.Join(cfg.Dir, folder), parts.Stamp, logger),
-		presence: newPresence(cfg),
+		presence: newPresence(cfg), listEvery: onlineEvery,
 	}
 	s.before.points, s.before.events = points.Bounds().Last, events.Bounds().Last
 	s.scratch.New = func() any { return newScratch() }

@@ -15,7 +15,7 @@ func TestStandsBack(t *testing.T) {
 		g.Enter()
 		began := time.Now()
 		go func() {
-			time.Sleep(StandsBack / 2)
+			pass(StandsBack / 2)
 			g.Leave()
 		}()
 		var turn Turn
@@ -44,10 +44,10 @@ func TestNeverStarves(t *testing.T) {
 			end := time.Now().Add(time.Second)
 			for i := range 3 { // one enters before the other leaves
 				go func() {
-					time.Sleep(min(claim, time.Millisecond) / 3 * time.Duration(i))
+					pass(min(claim, time.Millisecond) / 3 * time.Duration(i))
 					for time.Now().Before(end) {
 						g.Enter()
-						time.Sleep(min(claim, time.Until(end)))
+						pass(min(claim, time.Until(end)))
 						g.Leave()
 					}
 				}()
@@ -57,11 +57,11 @@ func TestNeverStarves(t *testing.T) {
 			for time.Now().Before(end) {
 				var turn Turn
 				g.Take(&turn)
-				time.Sleep(time.Millisecond)
+				pass(time.Millisecond)
 				g.Give(&turn)
 				turns++
 			}
-			time.Sleep(claim) // the claims end
+			pass(claim) // the claims end
 			if turns < 450 || turns > 560 {
 				t.Errorf("%s: %d turns of a millisecond in a second of claims, want half", name, turns)
 			}
@@ -83,12 +83,12 @@ func TestHalfOfTheProcessors(t *testing.T) {
 						var turn Turn
 						g.Take(&turn)
 						most.Store(max(most.Load(), now.Add(1)))
-						time.Sleep(time.Millisecond)
+						pass(time.Millisecond)
 						now.Add(-1)
 						g.Give(&turn)
 					}()
 				}
-				time.Sleep(time.Second / 2)
+				pass(time.Second / 2)
 				return most.Load()
 			}
 			if got := most(); got != c.calm {
@@ -99,10 +99,13 @@ func TestHalfOfTheProcessors(t *testing.T) {
 			if got := most(); got != c.claiming {
 				t.Errorf("%d processors, after a claim: %d turns at once, want %d", c.processors, got, c.claiming)
 			}
-			time.Sleep(Lately)
+			pass(Lately)
 			if got := most(); got != c.calm {
 				t.Errorf("%d processors, long after it: %d turns at once, want %d", c.processors, got, c.calm)
 			}
 		})
 	}
 }
+
+// pass lets time pass in the bubble.
+func pass(d time.Duration) { <-time.After(d) }
