@@ -32,6 +32,8 @@ const (
 	DeniedByOperator DenialReason = "operator"
 	// DeniedSwapped: another board has its place.
 	DeniedSwapped DenialReason = "swapped"
+	// DeniedUpstream: a document says so, and only a document takes it back.
+	DeniedUpstream DenialReason = "upstream"
 )
 
 // Pending is a claim that waits for the operator (approval: manual). It is
@@ -66,7 +68,8 @@ type ManifestRow struct {
 	Hardware HardwareID `json:"hardware_id"`
 	// What the device gets instead of the claim's or template's; empty for
 	// theirs.
-	Profile string   `json:"profile_id,omitempty"`
-	Name    string   `json:"name,omitempty"`
-	Groups  []string `json:"groups,omitempty"`
+	Profile string            `json:"profile_id,omitempty"`
+	Name    string            `json:"name,omitempty"`
+	Groups  []string          `json:"groups,omitempty"`
+	Tags    map[string]string `json:"tags,omitempty"`
 }

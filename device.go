@@ -18,6 +18,8 @@ type Device struct {
 	Key      KeyID      `json:"key_id"`
 	Profile  string     `json:"profile_id,omitempty"`
 	Groups   []string   `json:"groups,omitempty"`
+	// Tags are what it inherited when it claimed, and what its row said.
+	Tags map[string]string `json:"tags,omitempty"`
 	// Generation is 1 for a board's first life; see NewDeviceID.
 	Generation int          `json:"generation"`
 	Status     DeviceStatus `json:"status"`
@@ -147,6 +149,7 @@ type Login struct {
 type Admission struct {
 	Device     DeviceID
 	Tenant     TenantID
+	Profile    string
 	Credential KeyHash
 	// ValidFor is how long that credential goes on to let it in: to the end of
 	// a rotation's overlap or of a certificate. 0: no end.

@@ -72,6 +72,9 @@ const (
 	ReasonHardwareDenied   Reason = "hardware_denied"
 	ReasonHardwareSwapped  Reason = "hardware_swapped"
 	ReasonNotListed        Reason = "not_listed"
+	// ReasonDocumentsStale: nobody has confirmed the tenant's documents for
+	// longer than they allow.
+	ReasonDocumentsStale Reason = "documents_stale"
 )
 
 // Refusal is an ErrDenied with its reason. Its text is that of every refusal.

@@ -44,6 +44,7 @@ const (
 	TypeCredentialRevoked RecordType = "device.credential.revoked" //nolint:gosec // prov; the same
 	TypeDeviceReleased    RecordType = "device.released"           // prov
 	TypeDeviceSwapped     RecordType = "device.swapped"            // prov
+	TypeDeviceConflict    RecordType = "device.conflict"           // prov
 	TypeCloneSuspected    RecordType = "device.clone_suspected"    // prov
 	TypeDeviceUnconfirmed RecordType = "device.unconfirmed"        // evt
 	TypeClaimRefused      RecordType = "claim.refused"             // evt

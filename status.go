@@ -24,6 +24,10 @@ type Status struct {
 	Audit     AuditStatus     `json:"audit"`
 	Telemetry TelemetryStatus `json:"telemetry"`
 	Commands  CommandsStatus  `json:"commands"`
+	// Documents are those from upstream that the box holds, and Shares what it may
+	// use of keys that other boxes have too: those that are low or used up.
+	Documents []DocumentState `json:"documents,omitempty"`
+	Shares    []Share         `json:"shares,omitempty"`
 	// Certificates are those that the box stands for, by what they are for.
 	Certificates map[string]CertificateStatus `json:"certificates,omitempty"`
 }
@@ -132,6 +136,19 @@ const (
 	AlarmDiskReserve Alarm = "disk_reserve"
 	// AlarmCertificates: a certificate's files changed and cannot be used.
 	AlarmCertificates Alarm = "certificate_files"
+
+	// AlarmDocumentRefused: a document from upstream was not taken.
+	AlarmDocumentRefused Alarm = "document_refused"
+	// AlarmDocumentStale: nobody has confirmed a document for too long.
+	AlarmDocumentStale Alarm = "document_stale"
+	// AlarmDeviceConflict: a device that this box had let in is revoked upstream,
+	// or is to have another id than it was given here.
+	AlarmDeviceConflict Alarm = "device_conflict"
+	// AlarmKeyRevoked: a key that this box has made devices with is revoked
+	// upstream: see which, edgeclaim key show ID --devices.
+	AlarmKeyRevoked Alarm = "key_revoked"
+	// AlarmShareLow: this box's share of a key is nearly used up.
+	AlarmShareLow Alarm = "share_low"
 )
 
 // AlarmCount is an alarm, how often it rose and when last.

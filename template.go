@@ -49,6 +49,29 @@ type Template struct {
 
 	Status    TemplateStatus `json:"status"`
 	CreatedAt time.Time      `json:"created_at"`
+	// Owner is who may change it.
+	Owner Owner `json:"owner"`
+	// Leased: its keys are other boxes' as well, and what bounds them is shared
+	// out by upstream; see Key.Granted.
+	Leased bool `json:"leased,omitempty"`
+}
+
+// Owner is who rules over a template.
+type Owner string
+
+// The owners. What upstream owns is read-only here.
+const (
+	OwnerLocal    Owner = "local"
+	OwnerUpstream Owner = "upstream"
+)
+
+// Bound is how many new devices one key can make over all boxes; 0 for any
+// number.
+func (t *Template) Bound() uint32 {
+	if t.OneTime {
+		return 1
+	}
+	return t.MaxClaims
 }
 
 // Bounded reports whether anything limits how many devices one key can make.
@@ -94,6 +117,10 @@ type Key struct {
 	// UsedBy is the device that used a one-time key up; zero until then.
 	UsedBy    DeviceID  `json:"used_by,omitzero"`
 	CreatedAt time.Time `json:"created_at"`
+	// Granted is, of a leased template's key, this box's share of the bound, from
+	// the beginning; Exhausted: upstream has nothing more to give.
+	Granted   uint32 `json:"granted,omitempty"`
+	Exhausted bool   `json:"exhausted,omitempty"`
 }
 
 // Grant is a key with the template that scopes it.
