@@ -123,7 +123,7 @@ func TestAsyncAPIHasEveryTopic(t *testing.T) {
 	n := wire.Names{Site: "{site}", Box: "{box}"}
 	want := []string{
 		n.Up("prov"), n.Up("evt"), n.Up("tel"), n.Up(wire.KindControl), n.Up(wire.KindSnapshot), n.State(),
-		n.Down(wire.KindControl), n.Down(wire.KindAck), n.Down(wire.KindCommand), wire.HostTopic,
+		n.Down(wire.KindControl), n.Down(wire.KindAck), n.Down(wire.KindCommand), n.Down(wire.KindDocument), wire.HostTopic,
 		"devices/{device}/telemetry", "devices/{device}/presence", // as the configuration says unless told otherwise
 	}
 	d := readAsyncAPI(t)
@@ -204,6 +204,8 @@ func TestAsyncAPIMessages(t *testing.T) {
 		{"downControl", "welcome", "welcome"}, {"downControl", "refused", "refused"}, {"downControl", "again", "again"},
 		{"downControl", "registry", "registry"}, {"ack", "ack", "ack"},
 		{"tel", "record", "cloudevent"}, {"tel", "batch", "batch"}, {"control", "states", "states"}, {"command", "commands", "command"},
+		{"control", "documents", "documents"}, {"control", "sharesWanted", "shares_want"}, {"document", "offers", "offers"},
+		{"document", "document", "document"}, {"downControl", "shares", "shares"}, {"downControl", "verdicts", "verdicts"},
 		{"config", "config", "config"}, {"presence", "presence", "presence"}, {"commands", "command", "told"}, {"events", "answer", "answer"},
 	} {
 		schema := d.message(t, tc.channel, tc.message)
@@ -223,7 +225,7 @@ func TestAsyncAPIMessages(t *testing.T) {
 			t.Errorf("channel %s, message %s: %v", channel, message[0], err)
 		}
 	}
-	if messages != 22+4+4+3 { // those above, the claim's, the rotation's and a device's
+	if messages != 28+4+4+3 { // those above, the claim's, the rotation's and a device's
 		t.Errorf("the channels have %d messages", messages)
 	}
 }

@@ -113,6 +113,12 @@ func sampleNouns(t *testing.T) map[string]any {
 	key := parsed(t, edgeclaim.ParseKeyID, "k1")
 	hash := edgeclaim.NewSecret("pk_factory_1").Hash()
 	device := edgeclaim.NewDeviceID(tenant, hardware, 1)
+	document := edgeclaim.DocumentState{
+		DocumentID: edgeclaim.DocumentID{Type: edgeclaim.DocumentAliases, Tenant: tenant, Name: "part-1"}, Version: 2, Hash: hash.String(), IssuedAt: now,
+		AppliedAt: now, Age: 1.5, Stale: true, Policy: edgeclaim.StaleDeny, Confirmed: true, Refused: string(edgeclaim.DocumentOldVersion),
+		RefusedVersion: 1, RefusedAt: now,
+	}
+	share := edgeclaim.Share{Key: key, Template: template, Granted: 2, Claims: 1, Exhausted: true, Low: true}
 	clock := edgeclaim.ClockStatus{Wall: now, Floor: now, State: edgeclaim.ClockSynced}
 	return map[string]any{
 		"Template": edgeclaim.Template{
@@ -120,13 +126,15 @@ func sampleNouns(t *testing.T) map[string]any {
 			MaxClaims: 5, MaxClaimsPerMinute: 6, Credential: edgeclaim.CredentialAPIKey, Groups: []string{"g"},
 			Approval: edgeclaim.ApprovalAuto, Status: edgeclaim.TemplateActive, CreatedAt: now,
 			AllowList: true, ExpectedClaims: 7, HardwareIDFormat: edgeclaim.FormatMAC,
+			Owner: edgeclaim.OwnerUpstream, Leased: true,
 		},
 		"Key": edgeclaim.Key{
 			ID: key, Template: template, Hash: hash, Status: edgeclaim.KeyUsed, Claims: 1, UsedBy: device, CreatedAt: now,
+			Granted: 2, Exhausted: true,
 		},
 		"Device": edgeclaim.Device{
 			ID: device, Tenant: tenant, Hardware: hardware, Name: "n", Template: template, Key: key, Profile: "p",
-			Groups: []string{"g"}, Generation: 1, Status: edgeclaim.DeviceActive, ClaimedAt: now, ClaimedVia: edgeclaim.ViaMQTT,
+			Groups: []string{"g"}, Tags: map[string]string{"hall": "4"}, Generation: 1, Status: edgeclaim.DeviceActive, ClaimedAt: now, ClaimedVia: edgeclaim.ViaMQTT,
 			Credential:    edgeclaim.Credential{Type: edgeclaim.CredentialX509, Hash: hash, IssuedAt: now, NotAfter: now, ConfirmedAt: now},
 			Previous:      edgeclaim.Credential{Type: edgeclaim.CredentialAPIKey, Hash: hash, IssuedAt: now, ConfirmedAt: now},
 			PreviousUntil: now, RotatedBy: edgeclaim.RotatorDevice,
@@ -138,8 +146,10 @@ func sampleNouns(t *testing.T) map[string]any {
 		"Denial": edgeclaim.Denial{
 			Tenant: tenant, Hardware: hardware, Reason: edgeclaim.DeniedSwapped, By: "uid:0", At: now, Device: device,
 		},
-		"ManifestRow": edgeclaim.ManifestRow{Hardware: hardware, Profile: "p", Name: "n", Groups: []string{"g"}},
-		"Clock":       clock,
+		"ManifestRow":   edgeclaim.ManifestRow{Hardware: hardware, Profile: "p", Name: "n", Groups: []string{"g"}, Tags: map[string]string{"hall": "4"}},
+		"DocumentState": document,
+		"Share":         share,
+		"Clock":         clock,
 		"Status": edgeclaim.Status{
 			BoxID: "b", Site: "s", Version: "v", Clock: clock,
 			Outbox:       map[edgeclaim.Lane]edgeclaim.LaneStats{edgeclaim.LaneProv: {}, edgeclaim.LaneEvt: {}},
@@ -151,6 +161,8 @@ func sampleNouns(t *testing.T) map[string]any {
 			Certificates: map[string]edgeclaim.CertificateStatus{"ca": {NotAfter: now, Problem: "p"}},
 			Telemetry:    edgeclaim.TelemetryStatus{Online: 1, Rejected: map[string]uint64{"malformed": 2}},
 			Commands:     edgeclaim.CommandsStatus{Waiting: 3},
+			Documents:    []edgeclaim.DocumentState{document},
+			Shares:       []edgeclaim.Share{share},
 		},
 		"Command": edgeclaim.Command{
 			ID: parsed(t, edgeclaim.ParseCommandID, "c1"), Device: device, Tenant: tenant, Payload: []byte(`{"a":1}`),

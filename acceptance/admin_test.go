@@ -143,6 +143,7 @@ var scopes = map[string][]string{
 		"GET /devices", "GET /devices/{device_id}", "GET /templates/{template_id}/manifest", "GET /approvals", "GET /deny",
 		"GET /ca", "GET /ca/root", "GET /audit", "GET /audit/head", "POST /audit/verify",
 		"GET /devices/{device_id}/commands/{command_id}", "GET /devices/{device_id}/config",
+		"GET /keys/{key_id}/devices", "GET /shares", "GET /documents", "GET /documents/{document_id}",
 	},
 	"operate": {
 		"POST /templates/{template_id}/disable", "POST /templates/{template_id}/enable",
@@ -157,7 +158,7 @@ var scopes = map[string][]string{
 		"POST /ca/csr", "POST /ca/import", "GET /tokens", "POST /tokens", "DELETE /tokens/{token_id}", "POST /clock/reset",
 		"GET /enrolment", "PUT /enrolment", "DELETE /enrolment", "GET /outbox/quarantine", "GET /outbox/quarantine/{id}",
 		"POST /outbox/quarantine/requeue", "POST /outbox/quarantine/{id}/requeue", "POST /outbox/quarantine/{id}/discard",
-		"POST /outbox/renew", "GET /outbox/export", "POST /outbox/ack",
+		"POST /outbox/renew", "GET /outbox/export", "POST /outbox/ack", "POST /documents",
 	},
 }
 
@@ -172,7 +173,8 @@ func TestAdminScopes(t *testing.T) {
 		_, secrets[scope] = b.adminToken("only-"+scope, scope)
 	}
 	names := strings.NewReplacer("{template_id}", "019ca7b2-4c1e-7d05-8f33-5a0b6c7d8e9f", "{key_id}", "019ca7b2-4c1e-7d05-8f33-5a0b6c7d8e9f",
-		"{device_id}", "5f0c6a1e-7d5b-4c39-9a57-0d3c1b1f4e10", "{token_id}", "0123456789abcdef", "{hardware_id}", "NOBODY", "{command_id}", "none", "{id}", "evt-1")
+		"{device_id}", "5f0c6a1e-7d5b-4c39-9a57-0d3c1b1f4e10", "{token_id}", "0123456789abcdef", "{hardware_id}", "NOBODY", "{command_id}", "none", "{id}", "evt-1",
+		"{document_id}", "signer%2F%2F")
 	known := documented(t)
 	refused := 0
 	for least, operations := range scopes {

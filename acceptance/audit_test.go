@@ -124,6 +124,7 @@ func TestOneAuditEntryForEachDeed(t *testing.T) {
 	h := newHub(t, "127.0.0.1:1")
 	enrolment, _, _ := h.command("", "enrolment")
 	o.do(deed{"PUT /enrolment", "", string(enrolment), "enrolled"})
+	o.documents()
 	o.do(deed{"DELETE /enrolment", "", "", "unenrolled"})
 	o.do(deed{"POST /outbox/renew", "", "", "outbox.renewed"})
 
@@ -157,6 +158,17 @@ func (o *operator) manifest(at string) {
 		o.t.Errorf("manifest: %d %s", said.status, said.body)
 	}
 	o.done["PUT /templates/{template_id}/manifest"] = true
+}
+
+// documents imports a file whose one line is none: that it was refused is written
+// down by itself.
+func (o *operator) documents() {
+	o.t.Helper()
+	before := len(o.audited("documents.imported", "token:operator"))
+	o.do(deed{"POST /documents", "", "{}", ""})
+	if len(o.audited("documents.imported", "token:operator")) != before+1 {
+		o.t.Error("an import left not one entry")
+	}
 }
 
 func (o *operator) approvals(key string) {

@@ -34,6 +34,7 @@ type application struct {
 	onPage  func(a *application, p *wire.SnapshotPage) bool
 	onWant  func(a *application, w *wire.Want)
 	onState func(a *application, s *wire.States) bool
+	onRuled func(a *application, m any) // *wire.DocumentsReport, *wire.SharesWant
 	credit  int
 	welcome func(w *wire.Welcome)
 
@@ -140,6 +141,10 @@ func (a *application) take(topic string, payload []byte) {
 			}
 		case *wire.States:
 			a.takeStates(m)
+		case *wire.DocumentsReport, *wire.SharesWant:
+			if a.onRuled != nil {
+				a.onRuled(a, m)
+			}
 		}
 	}
 }

@@ -50,6 +50,8 @@ type Bridge struct {
 	lamps    *lamps
 	alarms   *alarms
 	ledger   *ledger
+	// confirmEvery is confirmEvery, but in tests.
+	confirmEvery time.Duration
 
 	reenrolled chan struct{} // capacity 1: the key may be another
 	mu         sync.Mutex
@@ -88,17 +90,18 @@ func New(conf Config, parts Parts, identity Identity, logger *slog.Logger) (*Bri
 		return nil, err
 	}
 	return &Bridge{
-		conf:       conf,
-		names:      names,
-		topics:     topics,
-		identity:   identity,
-		parts:      parts,
-		logger:     logger,
-		lamps:      newLamps(conf.Shown(), conf.Ack),
-		alarms:     newAlarms(conf.Now, logger),
-		ledger:     newLedger(parts, conf.AckFlush, conf.StopTimeout, logger),
-		reenrolled: make(chan struct{}, 1),
-		backoff:    pace,
+		conf:         conf,
+		names:        names,
+		topics:       topics,
+		identity:     identity,
+		parts:        parts,
+		logger:       logger,
+		lamps:        newLamps(conf.Shown(), conf.Ack),
+		alarms:       newAlarms(conf.Now, logger),
+		ledger:       newLedger(parts, conf.AckFlush, conf.StopTimeout, logger),
+		reenrolled:   make(chan struct{}, 1),
+		confirmEvery: confirmEvery,
+		backoff:      pace,
 	}, nil
 }
 

@@ -46,6 +46,14 @@ type conversation struct {
 	resting time.Time // telemetry could not be read, and is not before; zero: it can be
 	stating stating
 
+	errands  errands
+	term     uint64 // counts what quiet ended: what an errand began in is over
+	fetching fetching
+	sharing  sharing
+	verdicts []edgeclaim.Verdict // that came, and are not in force yet
+	report   time.Time           // documents are reported then; zero for not
+	reported time.Time           // when they were last, in this session
+
 	want     want
 	looked   time.Time // when the last step began
 	stopping bool
@@ -61,7 +69,7 @@ const (
 )
 
 func newConversation(s *session) *conversation {
-	c := &conversation{session: s, inbox: newInbox(s)}
+	c := &conversation{session: s, inbox: newInbox(s), errands: newErrands()}
 	for _, name := range s.parts.lanes() {
 		c.lanes = append(c.lanes, &lane{name: name})
 	}
@@ -76,12 +84,17 @@ func (c *conversation) run(ctx context.Context) error {
 		return err
 	}
 	c.pace = pace
-	defer c.leave()
+	ctx, cancel := context.WithCancel(ctx)
+	defer func() {
+		cancel()
+		_ = c.errands.group.Wait() // of no errors
+		c.leave()
+	}()
 	c.ask(time.Now())
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	done := ctx.Done() // nil once it has been heard
-	appended, changed := c.parts.signals()
+	came := c.parts.changes()
 	for {
 		switch err := c.step(ctx); {
 		case err == nil:
@@ -105,10 +118,16 @@ func (c *conversation) run(ctx context.Context) error {
 			for _, l := range c.lanes {
 				l.more = l.more || l.name != edgeclaim.LaneTel
 			}
-		case <-appended:
+		case <-came.telemetry:
 			c.lane(edgeclaim.LaneTel).more = true
-		case <-changed:
+		case <-came.states:
 			c.stating.more = true
+		case <-came.documents:
+			c.reportSoon(time.Now())
+		case <-came.shares:
+			c.sharesSoon(time.Now())
+		case then := <-c.errands.done:
+			c.finish(then)
 		case <-c.reenrolled:
 		case <-timer.C:
 		}
@@ -152,6 +171,7 @@ func (c *conversation) step(ctx context.Context) error {
 		c.ask(now)
 		return nil
 	}
+	c.nextErrand(ctx, now)
 	err := c.tell(ctx, now)
 	c.show(now)
 	return err
@@ -221,6 +241,7 @@ func (c *conversation) hear(ctx context.Context, now time.Time) error {
 		}
 	}
 	if !c.stopping {
+		c.hearRuled(&l, now)
 		c.hearOrders(ctx, &l)
 	}
 	if l.page != nil {
@@ -278,53 +299,6 @@ func (c *conversation) await(now time.Time) {
 	if c.progress.IsZero() {
 		c.progress = now
 	}
-}
-
-// due is when something is to be done at the latest without being woken.
-func (c *conversation) due() time.Time {
-	at := time.Now().Add(time.Hour) // nothing
-	earlier := func(t time.Time) {
-		if !t.IsZero() && t.Before(at) {
-			at = t
-		}
-	}
-	if c.stopping {
-		return at
-	}
-	earlier(c.helloAt)
-	if c.phase != welcomed {
-		return at
-	}
-	earlier(c.returned)
-	if waits := c.awaited(); !waits.IsZero() {
-		earlier(waits.Add(c.conf.AckTimeout))
-	}
-	if out := c.putOff.Add(c.conf.AckTimeout); !c.putOff.IsZero() && out.After(c.looked) {
-		earlier(out)
-	}
-	// By the time of the last look: what was over then is done, and what has
-	// passed since is not.
-	for _, l := range c.lanes {
-		if l.paused.After(c.looked) {
-			earlier(l.paused)
-		}
-	}
-	if c.spread.After(c.looked) {
-		earlier(c.spread)
-	}
-	if c.want.again.After(c.looked) {
-		earlier(c.want.again)
-	}
-	if c.resting.After(c.looked) {
-		earlier(c.resting)
-	}
-	if at := c.stating.due(c.conf.AckTimeout); at.After(c.looked) {
-		earlier(at)
-	}
-	if at := c.speaking(); at.After(c.looked) {
-		earlier(at)
-	}
-	return at
 }
 
 // maxUnconfirmed is how many messages may wait for their PUBACK: the library

@@ -62,3 +62,7 @@ func FillTopic(text string, id Identity, r *edgeclaim.Record) (topic string, ok 
 	topic, ok = d.raw(r)
 	return topic, ok, nil
 }
+
+// ConfirmEvery has a bridge ask after documents more often. It is called before
+// Run.
+func ConfirmEvery(b *Bridge, every time.Duration) { b.confirmEvery = every }

@@ -39,6 +39,9 @@ func (c *conversation) quiet(next phase) {
 	c.returned, c.gone, c.putOff = time.Time{}, false, time.Time{}
 	c.inFlight, c.progress, c.want = 0, time.Time{}, want{}
 	c.knowing, c.stating = false, stating{more: true}
+	c.term++
+	c.fetching, c.sharing, c.verdicts = fetching{}, sharing{}, nil
+	c.report, c.reported = time.Time{}, time.Time{}
 	for _, l := range c.lanes {
 		l.begin(l.acked)
 	}
@@ -71,6 +74,7 @@ func (c *conversation) hello(ctx context.Context, now time.Time) error {
 		Epoch: c.epoch, Previous: previous, Nonce: c.nonce,
 		Upstream: c.upstream, Enrolled: c.key != nil,
 		Lanes: marks, Devices: devices, Time: stamp.Time.UTC(), Clock: stamp.Clock,
+		Documents: c.stated(), Shares: c.shares(),
 	})
 	if err != nil {
 		return err
@@ -167,7 +171,12 @@ func (c *conversation) hearWelcome(ctx context.Context, w *wire.Welcome, now tim
 	c.lamps.app(edgeclaim.LampUp, "")
 	c.hold(time.Duration(min(max(0, w.StartAfter), startMost.Milliseconds()))*time.Millisecond, now)
 	c.beginSnapshot(w.Snapshot)
-	c.recovering = c.recovering || w.Recover
+	if w.Recover && !c.recovering {
+		c.recovering = true
+		c.restore(ctx)
+	}
+	c.beginDocuments(now)
+	c.beginShares(now)
 	c.logger.Info("application welcomed the box",
 		"upstream_id", c.upstream, "credit", c.credit, "snapshot", w.Snapshot, "telemetry", c.knowing)
 	return nil
@@ -281,6 +290,7 @@ func (c *conversation) renew(ctx context.Context, now time.Time) error {
 		return fault(err)
 	}
 	c.renewed, c.recovering = now, true
+	c.restore(ctx)
 	c.logger.Warn("the outbox was an old copy of itself and begins a new life", "former_epoch", c.epoch, "epoch", epoch)
 	return errRenewed
 }

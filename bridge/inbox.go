@@ -20,6 +20,16 @@ const maxNacks = 64
 // what became of it.
 const maxOrders = 256
 
+// Limits of what waits of documents, shares and verdicts.
+const (
+	// maxOffered is how many offers wait: two whole lists.
+	maxOffered = 2 * edgeclaim.MaxDocuments
+	// maxGrants is how many words on keys wait.
+	maxGrants = 10 * wire.MaxShares
+	// maxVerdicts: while there are so many verdicts, no more are taken in.
+	maxVerdicts = 64
+)
+
 // letter is what came down since the last look, judged and merged: however
 // much comes, it stays small.
 type letter struct {
@@ -34,6 +44,17 @@ type letter struct {
 	state    *uint64
 	orders   []wire.Order
 	cancels  []wire.OrderName
+	ruled
+}
+
+// ruled is what came down of documents, shares and verdicts. Of it all too much
+// is thrown away that is too much: the box asks again, or upstream says it again.
+type ruled struct {
+	offers   []*wire.Offers
+	offered  int                // documents in offers
+	part     *wire.DocumentPart // the last
+	grants   []edgeclaim.ShareGrant
+	verdicts []edgeclaim.Verdict
 }
 
 // inbox takes what comes down on one connection. Messages are judged where
@@ -50,6 +71,7 @@ type inbox struct {
 
 	wake   chan struct{} // capacity 1: there is something to read
 	warned bool          // the reader's: that nothing has to be signed
+	unruly bool          // the reader's: that what came has to be signed
 
 	sent *reached
 
@@ -194,6 +216,36 @@ func (in *inbox) merge(message wire.Down) {
 		cancels := m.Cancel[:min(len(m.Cancel), room-len(orders))]
 		in.next.orders = append(in.next.orders, orders...)
 		in.next.cancels = append(in.next.cancels, cancels...)
+	case *wire.Offers, *wire.DocumentPart, *wire.Shares, *wire.Verdicts:
+		in.mergeRuled(m)
+	}
+}
+
+// mergeRuled adds what only an upstream may say that the box knows by its key.
+// From another it raises one alarm, and does nothing.
+func (in *inbox) mergeRuled(message wire.Down) {
+	if in.key == nil {
+		if !in.unruly {
+			in.unruly = true
+			in.alarms.raise(edgeclaim.AlarmDocumentRefused)
+		}
+		return
+	}
+	r := &in.next.ruled
+	switch m := message.(type) {
+	case *wire.Offers:
+		if len(r.offers) < maxPages && r.offered+len(m.Documents) <= maxOffered {
+			r.offers = append(r.offers, m)
+			r.offered += len(m.Documents)
+		}
+	case *wire.DocumentPart:
+		r.part = m
+	case *wire.Shares:
+		r.grants = append(r.grants, m.Shares[:min(len(m.Shares), maxGrants-len(r.grants))]...)
+	case *wire.Verdicts:
+		if len(r.verdicts) < maxVerdicts {
+			r.verdicts = append(r.verdicts, m.Verdicts...)
+		}
 	}
 }
 

@@ -107,13 +107,62 @@ type Clock interface {
 	Raise(trusted time.Time)
 }
 
-// Parts are the box's other halves. AckPuback needs the Outbox alone; Telemetry,
-// States and Commands may be nil: there is nothing of the kind then.
+// Documents keeps what upstream has signed with the key for documents. All
+// methods are safe for concurrent use, and may be repeated (P8).
+type Documents interface {
+	// Held says how the box stands to each document, in the order of their
+	// types. It comes from memory.
+	Held() []edgeclaim.DocumentState
+	// Take applies a signed text; nil means that it is in force, and durable. A
+	// DocumentError: it is refused, which is noted, and the same text is refused
+	// again. Other errors: later. from is whose word it came on.
+	Take(ctx context.Context, text []byte, from string) (edgeclaim.DocumentState, error)
+	// Confirm takes upstream's list of what is newest, whole and each document
+	// once, and returns what is to be taken, in the order in which it applies.
+	// ErrInvalid: nothing of the list was believed. Other errors: later.
+	Confirm(ctx context.Context, offers []edgeclaim.DocumentOffer) (wanted []edgeclaim.DocumentOffer, err error)
+	// Changed carries a signal some time after Held has become another in a
+	// version or a refusal. Its capacity is 1, and it has one consumer.
+	Changed() <-chan struct{}
+}
+
+// Shares are this box's of the keys that several boxes have. All methods are
+// safe for concurrent use, and may be repeated (P8).
+type Shares interface {
+	// Wanted returns the keys that more is to be asked for.
+	Wanted(ctx context.Context) ([]edgeclaim.Share, error)
+	// Changed carries a signal some time after Wanted has grown. Its capacity is
+	// 1, and it has one consumer.
+	Changed() <-chan struct{}
+	// Share takes what upstream grants; nil means that it is durable. Keys that
+	// the box does not have are passed over, and no share falls.
+	Share(ctx context.Context, grants []edgeclaim.ShareGrant) error
+}
+
+// Verdicts takes upstream's word on devices that several boxes had given a
+// credential.
+type Verdicts interface {
+	// Adjudge puts a verdict into force, and tells upstream by a record; nil
+	// means that both are durable. One that is in force, or of another credential
+	// than the box's present one, changes nothing. It may be repeated (P8).
+	Adjudge(ctx context.Context, v edgeclaim.Verdict) error
+}
+
+// Parts are the box's other halves. AckPuback needs the Outbox alone, and asks
+// nothing of Documents, Shares and Verdicts. Those three, Telemetry, States and
+// Commands may be nil: there is nothing of the kind then.
 type Parts struct {
-	Outbox     Outbox
-	Telemetry  Telemetry
-	States     States
-	Commands   Commands
+	Outbox    Outbox
+	Telemetry Telemetry
+	States    States
+	Commands  Commands
+	Documents Documents
+	Shares    Shares
+	Verdicts  Verdicts
+	// Restored is called when the box turns out to be an old copy of itself, or
+	// may have lost what it told: no document counts as confirmed from then on.
+	// nil means that this is durable. It may be nil, and called again.
+	Restored   func(ctx context.Context) error
 	Quarantine Quarantine
 	Life       Life
 	Registry   Registry
@@ -148,15 +197,26 @@ func (p *Parts) refuse(ctx context.Context, at edgeclaim.Mark, reason string) er
 	return p.Quarantine.Park(ctx, at, reason)
 }
 
-// signals are those of telemetry and of states; nil for what there is not.
-func (p *Parts) signals() (appended, changed <-chan struct{}) {
+// changes are the signals of what there may be nothing of; nil for what there is
+// not.
+type changes struct {
+	telemetry, states, documents, shares <-chan struct{}
+}
+
+func (p *Parts) changes() (c changes) {
 	if p.Telemetry != nil {
-		appended = p.Telemetry.Appended()
+		c.telemetry = p.Telemetry.Appended()
 	}
 	if p.States != nil {
-		changed = p.States.StatesChanged()
+		c.states = p.States.StatesChanged()
 	}
-	return appended, changed
+	if p.Documents != nil {
+		c.documents = p.Documents.Changed()
+	}
+	if p.Shares != nil {
+		c.shares = p.Shares.Changed()
+	}
+	return c
 }
 
 // lanes are those that there are, in the order they are sent.

@@ -25,12 +25,9 @@ const (
 // limit is how many records may be on their way.
 func (c *conversation) limit() int { return min(c.credit, c.conf.Window) }
 
-// tell sends what may be sent: LaneProv, the registry when it was asked for,
-// the other lanes, each before the next.
+// tell sends what may be sent: LaneProv, what is to be said of documents, the
+// registry when it was asked for, the other lanes, each before the next.
 func (c *conversation) tell(ctx context.Context, now time.Time) error {
-	if c.limit() == 0 {
-		return nil
-	}
 	for {
 		sent, err := c.tellOne(ctx, now)
 		if err != nil || !sent {
@@ -52,33 +49,49 @@ func (c *conversation) stopped() bool {
 	}
 }
 
-// tellOne sends one message, of what comes first.
+// tellOne sends one message, of what comes first. What is said of documents is
+// no record: it needs no credit, and does not wait where LaneProv does.
 func (c *conversation) tellOne(ctx context.Context, now time.Time) (bool, error) {
-	for i, l := range c.lanes {
-		if i == 1 {
-			if now.Before(c.spread) {
-				return false, nil
-			}
-			if sent, wait, err := c.tellPage(ctx, now); sent || wait || err != nil {
-				return sent, err
-			}
-			if sent, err := c.tellStates(ctx, now); sent || err != nil {
-				return sent, err
-			}
+	waits := c.limit() == 0
+	if !waits {
+		sent, pending, err := c.tellLane(ctx, c.lanes[0], now)
+		if sent || err != nil {
+			return sent, err
 		}
-		if !c.tells(l) {
-			continue
+		waits = pending
+	}
+	if sent, err := c.tellDocuments(now); sent || err != nil {
+		return sent, err
+	}
+	// What goes first goes first even while it waits.
+	if waits || now.Before(c.spread) {
+		return false, nil
+	}
+	if sent, wait, err := c.tellPage(ctx, now); sent || wait || err != nil {
+		return sent, err
+	}
+	if sent, err := c.tellStates(ctx, now); sent || err != nil {
+		return sent, err
+	}
+	for _, l := range c.lanes[1:] {
+		if sent, pending, err := c.tellLane(ctx, l, now); sent || pending || err != nil {
+			return sent, err
 		}
-		if err := c.fill(ctx, l); err != nil {
-			return false, err
-		}
-		if !l.pending() {
-			continue
-		}
-		// What goes first goes first even while it waits.
-		return c.tellBatch(l, now)
 	}
 	return false, nil
+}
+
+// tellLane sends the next batch of a lane; pending: there is something to send,
+// whether it was sent or waits.
+func (c *conversation) tellLane(ctx context.Context, l *lane, now time.Time) (sent, pending bool, err error) {
+	if !c.tells(l) {
+		return false, false, nil
+	}
+	if err := c.fill(ctx, l); err != nil || !l.pending() {
+		return false, false, err
+	}
+	sent, err = c.tellBatch(l, now)
+	return sent, true, err
 }
 
 // fill reads the outbox until a message would be full.

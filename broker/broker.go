@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"log/slog"
 	"net"
 	"sync"
@@ -50,6 +51,7 @@ type Broker struct {
 	undecided  lines
 	cutOff     lines
 	couriers   couriers
+	seed       maphash.Seed // of contentOf
 	// What could not be committed, and what could not be sent.
 	uncommitted, undelivered lines
 
@@ -96,6 +98,7 @@ func New(cfg Config, parts Parts, logger *slog.Logger) (*Broker, error) {
 		undecided:  lines{within: time.Second, most: undecidedSaid},
 		cutOff:     lines{within: time.Minute, most: cutOffSaid},
 		couriers:   newCouriers(),
+		seed:       maphash.MakeSeed(),
 
 		uncommitted: lines{within: time.Second, most: undecidedSaid},
 		undelivered: lines{within: time.Second, most: undecidedSaid},

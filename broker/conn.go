@@ -3,12 +3,14 @@ package broker
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"net"
 	"net/netip"
 	"sync"
 	"time"
 
 	mqtt "github.com/mochi-mqtt/server/v2"
+	"github.com/mochi-mqtt/server/v2/packets"
 )
 
 // conn is one connection, between the socket, or TLS over it, and mochi. It is
@@ -103,6 +105,7 @@ func (c *conn) Read(p []byte) (int, error) {
 	for at := 0; at < n; {
 		step, ended, ferr := c.frame.feed(p[at:n])
 		if ferr != nil {
+			c.sayWhy(ferr)
 			return 0, ferr
 		}
 		at += step
@@ -121,6 +124,19 @@ func (c *conn) Read(p []byte) (int, error) {
 		c.pace.spend(now, packets)
 	}
 	return n, err
+}
+
+// sayWhy tells a client of MQTT 5 that is let in what is wrong with the packet
+// that ends its connection (MQTT 5.0, section 3.14.2.1): whoever is told nothing
+// sends it again. Before login nobody is told anything.
+func (c *conn) sayWhy(err error) {
+	switch {
+	case c.role == roleConnecting:
+	case errors.Is(err, errPacketTooLarge):
+		c.b.farewell(c.client, packets.ErrPacketTooLarge)
+	default:
+		c.b.farewell(c.client, packets.ErrMalformedPacket)
+	}
 }
 
 // keepPace leaves the next bytes in the socket while the client is ahead of its

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"hash/maphash"
 	"log/slog"
 	"sync"
 	"time"
@@ -45,6 +46,9 @@ type couriers struct {
 	due     []edgeclaim.DeviceID            // those that wait, in order
 	failed  map[edgeclaim.DeviceID]struct{} // to be tried again
 	signal  chan struct{}                   // some are due; capacity 1
+
+	round  round
+	rounds chan struct{} // a round is to begin; capacity 1
 }
 
 func newCouriers() couriers {
@@ -52,6 +56,7 @@ func newCouriers() couriers {
 		errands: map[edgeclaim.DeviceID]errand{},
 		failed:  map[edgeclaim.DeviceID]struct{}{},
 		signal:  make(chan struct{}, 1),
+		rounds:  make(chan struct{}, 1),
 	}
 }
 
@@ -131,12 +136,24 @@ func (b *Broker) carry() {
 	defer func() { _ = group.Wait() }() // serve has no error
 	tick := time.NewTicker(courierAgain)
 	defer tick.Stop()
-	for {
+	step := time.NewTicker(roundEvery)
+	step.Stop()
+	defer step.Stop()
+	for going := false; ; {
 		select {
 		case <-b.stopped:
 			return
 		case <-tick.C:
 			b.couriers.retry()
+		case <-b.couriers.rounds:
+			if !going { // or who calls all the time would put it off for ever
+				going = true
+				step.Reset(roundEvery)
+			}
+		case <-step.C:
+			if going = b.goRound(); !going {
+				step.Stop()
+			}
 		case <-b.couriers.signal:
 		}
 		for id, ok := b.couriers.next(); ok; id, ok = b.couriers.next() {
@@ -209,13 +226,7 @@ func (b *Broker) sendCommands(ctx context.Context, c *conn, cl *mqtt.Client) err
 			return err
 		}
 		for i := range due {
-			now := b.now()
-			body := b.parts.Encode(due[i], now)
-			if body == nil || !now.Before(due[i].ExpiresAt) { // while it became durable
-				continue
-			}
-			n := notice{topic: name, body: body, command: due[i].ID, expires: due[i].ExpiresAt.Sub(now)}
-			if err := b.send(c, cl, &sub, n); err != nil {
+			if err := b.sendCommand(c, cl, &sub, &due[i]); err != nil {
 				return err
 			}
 		}
@@ -225,8 +236,29 @@ func (b *Broker) sendCommands(ctx context.Context, c *conn, cl *mqtt.Client) err
 	}
 }
 
-// sendConfig writes the device's configuration, unless this connection has seen
-// it.
+// sendCommand writes one command, unless its time went while it became durable.
+func (b *Broker) sendCommand(c *conn, cl *mqtt.Client, sub *packets.Subscription, due *edgeclaim.Command) error {
+	now := b.now()
+	if !now.Before(due.ExpiresAt) {
+		return nil
+	}
+	body, err := b.parts.Encode(*due)
+	switch {
+	case errors.Is(err, edgeclaim.ErrConflict):
+		return nil
+	case err != nil: // it is due again later, and must not keep the others up
+		if say, unsaid := b.undelivered.take(time.Now()); say {
+			b.log.LogAttrs(b.ctx, slog.LevelError, "command cannot be written", slog.Any("device_id", c.device),
+				slog.String("command_id", due.ID.String()), slog.Any("error", err), slog.Int("unsaid", unsaid))
+		}
+		return nil
+	}
+	n := notice{topic: sub.Filter, body: body, command: due.ID, expires: due.ExpiresAt.Sub(now)}
+	return b.send(c, cl, sub, n)
+}
+
+// sendConfig writes the device's configuration, unless this connection has been
+// told the same: a version may rise without a word changing for this device.
 func (b *Broker) sendConfig(ctx context.Context, c *conn, cl *mqtt.Client) error {
 	name := c.topics.prefix + configTopic
 	sub, ok := cl.State.Subscriptions.Get(name)
@@ -235,8 +267,12 @@ func (b *Broker) sendConfig(ctx context.Context, c *conn, cl *mqtt.Client) error
 	}
 	told := c.told.Load()
 	config, err := b.parts.Configs.Config(ctx, c.device)
-	if err != nil || config.Version == 0 || config.Version == told {
+	if err != nil || config.Version == 0 {
 		return err
+	}
+	content := b.contentOf(config.Config)
+	if content == told {
+		return nil
 	}
 	body, err := json.Marshal(config)
 	if err != nil {
@@ -245,9 +281,13 @@ func (b *Broker) sendConfig(ctx context.Context, c *conn, cl *mqtt.Client) error
 	if err := b.send(c, cl, &sub, notice{topic: name, body: body}); err != nil {
 		return err
 	}
-	c.told.CompareAndSwap(told, config.Version) // unless it has subscribed again meanwhile
+	c.told.CompareAndSwap(told, content) // unless it has subscribed again meanwhile
 	return nil
 }
+
+// contentOf tells configurations apart; it is never 0. That two are taken for
+// one comes to pass once in 2^63 changes.
+func (b *Broker) contentOf(config []byte) uint64 { return maphash.Bytes(b.seed, config) | 1<<63 }
 
 // notice is a message to a device.
 type notice struct {

@@ -181,8 +181,11 @@ func TestExpiredCommandIsNotSent(t *testing.T) {
 	now := time.Now()
 	r := &rule{login: knowsAll, change: func(p *broker.Parts) {
 		p.Now = func() time.Time { return now.Add(time.Duration(hours.Load()) * time.Hour) }
-		p.Encode = func(c edgeclaim.Command, at time.Time) []byte {
-			return fmt.Appendf(nil, "%s %s", c.Payload, c.ExpiresAt.Sub(at))
+		p.Encode = func(c edgeclaim.Command) ([]byte, error) {
+			if string(c.Payload) == "hardly any time" {
+				return nil, edgeclaim.ErrConflict
+			}
+			return fmt.Appendf(nil, "%s %s", c.Payload, c.ExpiresAt.Sub(p.Now())), nil
 		}
 	}}
 	r.fail = func(method string) error {
@@ -195,6 +198,7 @@ func TestExpiredCommandIsNotSent(t *testing.T) {
 	c := device(t, b, mqttwire.V5, id)
 	subscribe(t, c, 1, commandsOf(id))
 	r.put(id, []byte("late"), now.Add(time.Hour))
+	r.put(id, []byte("hardly any time"), now.Add(3*time.Hour))
 	r.tellUntil(b, id, []byte("in time"), now.Add(5*time.Hour))
 	p := hears(t, c, commandsOf(id), "in time 3h0m0s")
 	if e := p.Properties.MessageExpiryInterval; e != 3*3600 {

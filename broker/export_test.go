@@ -120,3 +120,16 @@ func (b *Broker) Subscribed(id edgeclaim.DeviceID) bool {
 	cl, ok := b.server.Clients.Get(id.String())
 	return ok && cl.State.Subscriptions.Len() > 0
 }
+
+// RoundStep and RoundEvery are the pace of rounds.
+const (
+	RoundStep  = roundStep
+	RoundEvery = roundEvery
+)
+
+// Rounding reports whether a round is under way, or asked for.
+func (b *Broker) Rounding() bool {
+	b.couriers.mu.Lock()
+	defer b.couriers.mu.Unlock()
+	return len(b.couriers.round.left) > 0 || b.couriers.round.again
+}

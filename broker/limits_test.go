@@ -108,57 +108,6 @@ func TestSubscriptionsAreBounded(t *testing.T) {
 	subscribe(t, c, 0x87, "provision/response/c", "provision/response/d")
 }
 
-// A packet is refused by its header, whoever sends it and whatever it is.
-func TestPacketSize(t *testing.T) {
-	b := start(t, &rule{login: knowsAll}, nil)
-	const limit = 9 << 10
-	t.Run("before login", func(t *testing.T) {
-		c := connect(t, b)
-		send(t, c, []byte{0x10, 0xff, 0xff, 0xff, 0x7f}) // a CONNECT of 256 MiB
-		closed(t, c)
-	})
-	t.Run("length without end", func(t *testing.T) {
-		c := connect(t, b)
-		send(t, c, []byte{0x10, 0x80, 0x80, 0x80, 0x80, 0x01})
-		closed(t, c)
-	})
-	t.Run("claimant", func(t *testing.T) {
-		c := claimant(t, b, mqttwire.V5, "provision/response")
-		m := mqttwire.Message{Topic: "provision/request", QoS: 1}
-		m.Payload = make([]byte, limit-len(mqttwire.AppendPublish(nil, mqttwire.V5, &m))-1) // one more byte of length
-		publish(t, c, m)                                                                    // a packet of the limit: the body is what is too large
-		next(t, c, mqttwire.Publish)
-		next(t, c, mqttwire.Puback)
-		m.Payload = append(m.Payload, 0)
-		_ = c.Publish(m) // the connection may be closed before all is written
-		hungUp(t, c, 0)
-	})
-	t.Run("device", func(t *testing.T) {
-		id := deviceID(t, 1)
-		c := device(t, b, mqttwire.V311, id)
-		m := mqttwire.Message{Topic: "devices/" + id.String() + "/telemetry", QoS: 1, Payload: make([]byte, 60<<10)}
-		publish(t, c, m)
-		next(t, c, mqttwire.Puback)
-		m.Payload = make([]byte, 64<<10)
-		_ = c.Publish(m)
-		hungUp(t, c, 0)
-	})
-	t.Run("device in one go", func(t *testing.T) { // the packet after CONNECT is judged as a device's
-		id := deviceID(t, 1)
-		login := deviceLogin(id)
-		all := mqttwire.AppendConnect(nil, mqttwire.V5, &login)
-		all = mqttwire.AppendPublish(all, mqttwire.V5, &mqttwire.Message{
-			Topic: "devices/" + id.String() + "/events", QoS: 1, ID: 7, Payload: make([]byte, 20<<10),
-		})
-		c := mqttwire.New(connect(t, b), mqttwire.V5)
-		if err := c.Send(all); err != nil {
-			t.Fatal(err)
-		}
-		next(t, c, mqttwire.Connack)
-		next(t, c, mqttwire.Puback)
-	})
-}
-
 // mochi's decoder panics on a SUBSCRIBE that ends before its options, and
 // nothing in mochi recovers.
 func TestPacketThatPanics(t *testing.T) {

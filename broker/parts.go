@@ -99,9 +99,10 @@ type Parts struct {
 	Commands Commands
 	Configs  Configs
 	Orders   Orders
-	// Encode makes the message of a command, as of a time before it expires; nil:
-	// it is not to be sent any more. It is there when Commands is.
-	Encode func(c edgeclaim.Command, now time.Time) []byte
+	// Encode makes the message of a command, just before it is written.
+	// edgeclaim.ErrConflict: there is no time left for it, and it is not to be
+	// sent any more. It is there when Commands is.
+	Encode func(c edgeclaim.Command) ([]byte, error)
 	// Now is the time by which commands expire (P10); nil for the wall clock's.
 	Now func() time.Time
 	// Refused is told of each login by name that was refused for its password, or

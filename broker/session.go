@@ -79,7 +79,8 @@ type session struct {
 
 	ledger            // what it said, and is not acknowledged yet
 	outgoing outgoing // what it is told
-	// told is the version of the configuration that was written to it.
+	// told says which configuration was written to it last (Broker.contentOf);
+	// 0: none since it subscribed.
 	told atomic.Uint64
 	// greeted: the CONNACK is out, and others may write.
 	greeted atomic.Bool

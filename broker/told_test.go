@@ -156,7 +156,7 @@ func (x *inbox) listened(id edgeclaim.DeviceID) int {
 	return x.heard[id]
 }
 
-func encode(c edgeclaim.Command, _ time.Time) []byte { return c.Payload }
+func encode(c edgeclaim.Command) ([]byte, error) { return c.Payload, nil }
 
 // notebook is what devices said: Reports. Each is durable at once, unless it has
 // a commit to wait for.

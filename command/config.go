@@ -146,6 +146,12 @@ type Parts struct {
 	// command that is due, or another configuration. It never blocks, and must
 	// not call the service.
 	Wake func(edgeclaim.DeviceID)
+	// WakeAll, when set, is told that any device may have another configuration.
+	// It never blocks, and must not call the service.
+	WakeAll func()
+	// Inherited is what the devices of a tenant and profile inherit, from memory;
+	// nil: nothing. It never blocks.
+	Inherited func(tenant edgeclaim.TenantID, profile string) edgeclaim.Inherited
 }
 
 // nobody stands for the parts that are not there.

@@ -21,3 +21,26 @@ func (s *Service) Look() {
 	defer s.mu.Unlock()
 	s.index.look(s.moment(), &s.cfg, longestPause)
 }
+
+// Merge is RFC 7396's.
+func Merge(target, patch []byte) ([]byte, error) {
+	t, err := parseTree(target)
+	if err != nil {
+		return nil, err
+	}
+	p, err := parseTree(patch)
+	if err != nil {
+		return nil, err
+	}
+	return t.merge(p).text(), nil
+}
+
+// MaxBases bounds the inherited configurations that are kept merged, and Bases
+// says how many are.
+const MaxBases = maxBases
+
+func (s *Service) Bases() int {
+	s.bases.mu.Lock()
+	defer s.bases.mu.Unlock()
+	return len(s.bases.kept)
+}

@@ -35,7 +35,10 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-const tenantText = "7d4f6d1e-3a56-4f7a-9a55-0f7c1d1b8a01"
+const (
+	tenantText = "7d4f6d1e-3a56-4f7a-9a55-0f7c1d1b8a01"
+	profileID  = "sensor" // of all devices
+)
 
 // rig is the service over a real store and a real clock, whose readings are the
 // bubble's.
@@ -53,6 +56,9 @@ type rig struct {
 
 	failed atomic.Pointer[error] // what the store says from now on, nil for what it does
 	gone   atomic.Uint64         // the number of a command that it has forgotten, 0 for none
+
+	inherits atomic.Pointer[edgeclaim.Inherited] // what the devices' profile and tenant say; nil for nothing
+	wokenAll atomic.Int64
 
 	mu    sync.Mutex
 	woken []edgeclaim.DeviceID
@@ -98,9 +104,17 @@ func (r *rig) open() {
 	var err error
 	r.db, err = store.Open(cfg)
 	r.noErr(err)
-	parts := command.Parts{Store: meddled{r.db, r}, Devices: r.db, Clock: r.clock, Auditor: r, Wake: r.wake}
+	parts := command.Parts{Store: meddled{r.db, r}, Devices: r.db, Clock: r.clock, Auditor: r, Wake: r.wake, Inherited: r.inherited, WakeAll: func() { r.wokenAll.Add(1) }}
 	r.Service, err = command.New(r.cfg, parts, slog.New(slog.DiscardHandler))
 	r.noErr(err)
+}
+
+func (r *rig) inherited(tenant edgeclaim.TenantID, profile string) edgeclaim.Inherited {
+	in := r.inherits.Load()
+	if in == nil || tenant != must(r.tb, edgeclaim.ParseTenantID, tenantText) || profile != profileID {
+		return edgeclaim.Inherited{}
+	}
+	return *in
 }
 
 // stock gives the store a template and a key, and some devices.
@@ -119,7 +133,7 @@ func (r *rig) stock() {
 		ref := edgeclaim.ClaimRef{Key: key.Hash, Tenant: template.Tenant, Hardware: must(r.tb, edgeclaim.ParseHardwareID, fmt.Sprint("board-", n))}
 		r.noErr(r.db.Mint(ctx, ref, func(p edgeclaim.Present) (*edgeclaim.Minted, error) {
 			return &edgeclaim.Minted{Key: p.Grant.Key, Device: edgeclaim.Device{
-				ID: p.Next, Tenant: ref.Tenant, Hardware: ref.Hardware, Name: "sensor", Template: template.ID, Key: key.ID,
+				ID: p.Next, Tenant: ref.Tenant, Hardware: ref.Hardware, Name: "sensor", Template: template.ID, Key: key.ID, Profile: profileID,
 				Generation: 1, Status: edgeclaim.DeviceActive, ClaimedVia: edgeclaim.ViaMQTT,
 				Credential: edgeclaim.Credential{Type: edgeclaim.CredentialAPIKey, Hash: edgeclaim.NewSecret(p.Next.String()).Hash()},
 			}, Record: &edgeclaim.Record{Type: edgeclaim.TypeDeviceProvisioned, Device: p.Next, Data: []byte(`{}`)}}, nil

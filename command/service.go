@@ -33,6 +33,7 @@ type Service struct {
 	parts  Parts
 	clock  Clock
 	logger *slog.Logger
+	bases  *bases
 
 	// mu guards what waits, and who waits for it. It is never held over a call of
 	// the store, or of Wake.
@@ -60,11 +61,14 @@ func New(cfg Config, parts Parts, logger *slog.Logger) (*Service, error) {
 	if parts.Wake == nil {
 		parts.Wake = func(edgeclaim.DeviceID) {}
 	}
+	if parts.WakeAll == nil {
+		parts.WakeAll = func() {}
+	}
 	if parts.Auditor == nil {
 		parts.Auditor = nobody{}
 	}
 	s := &Service{
-		cfg: cfg, store: parts.Store, parts: parts, clock: parts.Clock, logger: logger,
+		cfg: cfg, store: parts.Store, parts: parts, clock: parts.Clock, logger: logger, bases: newBases(),
 		index: newIndex(), pollers: map[edgeclaim.DeviceID]*poll{}, retold: map[uint64]time.Duration{}, refused: map[refusedKey]fate{},
 		nudge: make(chan struct{}, 1),
 	}

@@ -84,9 +84,9 @@ const (
 	forgetAtOnce = 64
 )
 
-// forgetPending ends the waiting claims of a key: whoever holds one could else
-// take the places of all others with ids that he makes up.
-func (s *Service) forgetPending(ctx context.Context, key edgeclaim.KeyID) error {
+// forgetPending ends the waiting claims of revoked keys: whoever holds one could
+// else take the places of all others with ids that he makes up.
+func (s *Service) forgetPending(ctx context.Context, revoked func(edgeclaim.KeyID) (bool, error)) error {
 	var after edgeclaim.DeviceID
 	for {
 		page, err := s.store.PendingClaims(ctx, after, forgetPage)
@@ -96,9 +96,13 @@ func (s *Service) forgetPending(ctx context.Context, key edgeclaim.KeyID) error 
 		group, ctx := errgroup.WithContext(ctx)
 		group.SetLimit(forgetAtOnce)
 		for i := range page {
-			if p := &page[i]; p.Key == key {
-				group.Go(func() error { return s.forget(ctx, p) })
-			}
+			p := &page[i]
+			group.Go(func() error {
+				if gone, err := revoked(p.Key); err != nil || !gone {
+					return err
+				}
+				return s.forget(ctx, p)
+			})
 		}
 		if err := group.Wait(); err != nil {
 			return err

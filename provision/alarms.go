@@ -26,10 +26,11 @@ const (
 	overuseLeast      = 20 // uses in a window that are never too many
 	overuseFactor     = 2  // times what the template expects
 	overuseAlarmEvery = time.Hour
+	alarmKeys         = 4096 // told of one by one, between two tellings
 )
 
-// alarmKey is what alarms are told by. The key is zero but for AlarmKeyOverused,
-// whose keys are bounded by overuseKeys.
+// alarmKey is what alarms are told by. The key is zero but for what is about
+// one.
 type alarmKey struct {
 	alarm edgeclaim.Alarm
 	key   edgeclaim.KeyID
@@ -48,6 +49,9 @@ func (a *alarms) raise(key alarmKey, now time.Time) {
 	defer a.mu.Unlock()
 	sum := a.all[key.alarm]
 	a.all[key.alarm] = edgeclaim.AlarmCount{Alarm: key.alarm, Count: sum.Count + 1, Last: now}
+	if len(a.untold) >= alarmKeys { // the others are told by their number
+		key.key = edgeclaim.KeyID{}
+	}
 	a.untoldLocked(key, 1, now)
 }
 

@@ -126,7 +126,7 @@ func (p *presented) match(d *edgeclaim.Device) (edgeclaim.Admission, bool) {
 	if d.Status != edgeclaim.DeviceActive || !current && !previous {
 		return edgeclaim.Admission{}, false
 	}
-	a := edgeclaim.Admission{Device: d.ID, Tenant: d.Tenant, Credential: p.hash}
+	a := edgeclaim.Admission{Device: d.ID, Tenant: d.Tenant, Profile: d.Profile, Credential: p.hash}
 	ends := []time.Time{d.Credential.NotAfter}
 	if !current {
 		ends = []time.Time{d.Previous.NotAfter, d.PreviousUntil}

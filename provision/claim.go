@@ -138,6 +138,8 @@ func (s *Service) tryClaim(ctx context.Context, c *claim) (verdict, error) {
 		return verdict{}, s.deny(j.reason, c, &p)
 	case j.next == doSay:
 		return s.say(c, &p, &j)
+	case j.next == doPutOff:
+		return verdict{}, s.putOff(&p.Grant)
 	default:
 		return s.mint(ctx, c, ref, &p, j.next)
 	}
@@ -216,9 +218,12 @@ type minting struct {
 	made edgeclaim.Minted
 	body []byte
 	// What the last run of decide came to.
-	v       verdict
-	reason  edgeclaim.Reason
-	present edgeclaim.Present
+	v      verdict
+	reason edgeclaim.Reason
+	putOff bool // the key's share is used up
+	// accounted is the key as it is stored.
+	accounted edgeclaim.Key
+	present   edgeclaim.Present
 }
 
 // mint makes the credential, unless the state inside the transaction says
@@ -243,6 +248,8 @@ func (s *Service) mint(ctx context.Context, c *claim, ref edgeclaim.ClaimRef, p 
 	switch {
 	case m.reason != "":
 		return verdict{}, s.deny(m.reason, c, &m.present)
+	case m.putOff:
+		return verdict{}, s.putOff(&m.present.Grant)
 	case errors.Is(err, edgeclaim.ErrNotFound): // the key went between the look and the claim
 		return verdict{}, s.deny(edgeclaim.ReasonUnknownKey, c, nil)
 	case err != nil:
@@ -256,6 +263,7 @@ func (s *Service) mint(ctx context.Context, c *claim, ref edgeclaim.ClaimRef, p 
 		kind = audit.KindClaimAgain
 	case next == doMint:
 		s.noteUse(p.Grant)
+		s.noteShare(edgeclaim.Grant{Key: m.accounted, Template: m.present.Grant.Template})
 	}
 	s.auditClaim(kind, c, p, m.made.Device.ID)
 	return m.v, nil
@@ -285,14 +293,16 @@ func (s *Service) admitPace(p *edgeclaim.Present, next next, at time.Time) (give
 // decide is the verdict over the state inside the transaction. It may run more
 // than once, and sets all that it says at each run.
 func (s *Service) decide(m *minting, now edgeclaim.Present) (*edgeclaim.Minted, error) {
-	m.v, m.reason, m.present = verdict{}, "", now
+	m.v, m.reason, m.putOff, m.present = verdict{}, "", false, now
 	j, err := s.judge(m.c, &now)
 	if err != nil {
 		return nil, err
 	}
-	switch m.reason = j.reason; {
+	switch m.reason, m.putOff = j.reason, j.next == doPutOff; {
 	case j.reason != "":
 		return nil, edgeclaim.ErrDenied
+	case m.putOff:
+		return nil, edgeclaim.ErrThrottled
 	case j.next == doSay:
 		m.v, err = s.told(m.c, now.Known.ID, &j.again)
 		return nil, err
@@ -305,6 +315,7 @@ func (s *Service) decide(m *minting, now edgeclaim.Present) (*edgeclaim.Minted, 
 		minted.Key = accounted(now.Grant, now.Known, minted.Device.ID)
 		minted.SpendApproval = now.Approved
 	}
+	m.accounted = minted.Key
 	m.v = verdict{outcome: OutcomeMinted, body: m.body}
 	return &minted, nil
 }

@@ -65,10 +65,20 @@ func (s *Service) Revoke(ctx context.Context, id edgeclaim.DeviceID, reason stri
 			return edgeclaim.Device{}, err
 		}
 	}
+	device, _, err := s.revoke(ctx, id, reason, func(*edgeclaim.Device) bool { return true })
+	return device, err
+}
+
+// revoke is Revoke of a device that is such as it is meant, within the
+// transaction, and reports whether it changed.
+func (s *Service) revoke(ctx context.Context, id edgeclaim.DeviceID, reason string,
+	meant func(*edgeclaim.Device) bool,
+) (edgeclaim.Device, bool, error) {
 	now := s.clock.Now()
-	var changed bool
+	var changed, other bool
 	device, err := s.store.ChangeDevice(ctx, id, func(d *edgeclaim.Device) (*edgeclaim.Record, error) {
-		if changed = d.Status != edgeclaim.DeviceRevoked; !changed {
+		other = !meant(d)
+		if changed = !other && d.Status != edgeclaim.DeviceRevoked; !changed {
 			return nil, nil
 		}
 		void(d, edgeclaim.DeviceRevoked)
@@ -76,15 +86,15 @@ func (s *Service) Revoke(ctx context.Context, id edgeclaim.DeviceID, reason stri
 			deviceFacts: s.facts(d), Reason: reason, RevokedAt: now, By: Who(ctx),
 		})
 	})
-	if err != nil {
-		return edgeclaim.Device{}, err
+	if err != nil || other {
+		return device, false, err
 	}
 	s.cfg.Void(id)
 	entry := entryOf(audit.KindDeviceRevoked, &device)
 	entry.Reason, entry.Detail = reason, map[string]string{"changed": yes(changed)}
 	s.write(ctx, entry)
 	s.logger.Info("device revoked", "device_id", id, "hardware_id", device.Hardware)
-	return device, nil
+	return device, changed, nil
 }
 
 // Swap gives another board the identity of a device: it claims, and gets that

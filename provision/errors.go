@@ -3,10 +3,15 @@ package provision
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"edgeclaim"
 )
+
+// ErrUpstreamOwned: the template is upstream's, and so are its keys and its
+// list: they are read-only here. It is an ErrConflict.
+var ErrUpstreamOwned = fmt.Errorf("owned by upstream: read-only here: %w", edgeclaim.ErrConflict)
 
 // When a device is told to come back.
 const (
@@ -35,6 +40,7 @@ var faults = []struct {
 	{edgeclaim.ErrUnauthenticated, fault{code: edgeclaim.CodeUnauthenticated, message: "unauthenticated"}},
 	{edgeclaim.ErrNotFound, fault{code: edgeclaim.CodeNotFound, message: "not found"}},
 	{edgeclaim.ErrExists, fault{code: edgeclaim.CodeAlreadyExists, message: "already exists"}},
+	{ErrUpstreamOwned, fault{code: edgeclaim.CodeAborted, message: "owned by upstream: read-only here"}},
 	{edgeclaim.ErrConflict, fault{code: edgeclaim.CodeAborted, message: "conflict"}},
 	{edgeclaim.ErrThrottled, fault{code: edgeclaim.CodeResourceExhausted, message: "too many requests", retry: time.Second}},
 	{edgeclaim.ErrWaiting, fault{code: edgeclaim.CodeFailedPrecondition, message: "waiting for approval", retry: retryApproval}},

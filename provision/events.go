@@ -50,6 +50,7 @@ type provisioned struct {
 	Key        edgeclaim.KeyID      `json:"key_id"`
 	Profile    string               `json:"profile_id,omitempty"`
 	Groups     []string             `json:"groups,omitempty"`
+	Tags       map[string]string    `json:"tags,omitempty"`
 	Credential credentialFacts      `json:"credential"`
 	ClaimedVia edgeclaim.Via        `json:"claimed_via"`
 	ClaimedAt  time.Time            `json:"claimed_at"`
@@ -77,6 +78,8 @@ type released struct {
 	ReleasedAt time.Time `json:"released_at"`
 	// Reinstated: it was revoked until then.
 	Reinstated bool `json:"reinstated,omitempty"`
+	// By is upstream, of a reinstatement by document; empty else.
+	By string `json:"by,omitempty"`
 }
 
 // revoked is the data of device.credential.revoked.

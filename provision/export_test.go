@@ -79,3 +79,14 @@ func (r Ration) Take(name string, now time.Time) time.Duration { return r.take(n
 
 // Names is how many it remembers.
 func (r Ration) Names() int { return len(r.byKey) }
+
+// RaiseFor raises an alarm of each key, and returns how many alarms are to be
+// told apart.
+func (s *Service) RaiseFor(alarm edgeclaim.Alarm, keys []edgeclaim.KeyID) int {
+	for _, key := range keys {
+		s.alarm(alarm, key)
+	}
+	s.alarms.mu.Lock()
+	defer s.alarms.mu.Unlock()
+	return len(s.alarms.untold)
+}

@@ -1,6 +1,7 @@
 package provision
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -21,6 +22,8 @@ const (
 	// doReissue: another certificate for hardware whose first one was never
 	// used, and has ended, or is for another key pair than it has by now.
 	doReissue
+	// doPutOff: the key is good, and this box's share of it used up for now.
+	doPutOff
 )
 
 // judgement is why to refuse, or else what to do.
@@ -46,6 +49,8 @@ func (s *Service) judge(c *claim, p *edgeclaim.Present) (judgement, error) {
 		return judgement{next: doSay, again: again}, nil
 	case needsApproval(p):
 		return judgement{next: doWait}, nil
+	case spent(&p.Grant) && !usedBefore(p.Grant.Key, p.Known):
+		return judgement{next: doPutOff}, nil
 	default:
 		return judgement{next: doMint}, nil
 	}
@@ -68,6 +73,8 @@ func (s *Service) refusal(c *claim, p *edgeclaim.Present) (edgeclaim.Reason, err
 		return edgeclaim.ReasonPatternMismatch, nil
 	case p.Denied != nil && p.Denied.Reason == edgeclaim.DeniedSwapped:
 		return edgeclaim.ReasonHardwareSwapped, nil
+	case p.Denied != nil && p.Denied.Reason == edgeclaim.DeniedUpstream:
+		return edgeclaim.ReasonHardwareRevoked, nil
 	case p.Denied != nil:
 		return edgeclaim.ReasonHardwareDenied, nil
 	case p.Known != nil && p.Known.Status == edgeclaim.DeviceRevoked:
@@ -84,6 +91,9 @@ func (s *Service) refusal(c *claim, p *edgeclaim.Present) (edgeclaim.Reason, err
 	// may not have heard its answer yet.
 	if p.Grant.Template.AllowList && p.Listed == nil && !active(p.Known) {
 		return edgeclaim.ReasonNotListed, nil
+	}
+	if p.Known == nil && s.parts.Documents.Denies(p.Grant.Template.Tenant) {
+		return edgeclaim.ReasonDocumentsStale, nil
 	}
 	return "", nil
 }
@@ -142,8 +152,12 @@ func usedUp(g edgeclaim.Grant) edgeclaim.Reason {
 		return edgeclaim.ReasonKeyUsed
 	case g.Template.MaxClaims > 0 && g.Key.Claims >= g.Template.MaxClaims:
 		return edgeclaim.ReasonKeyExhausted
-	default:
+	case !spent(&g) || !g.Key.Exhausted && g.Key.Granted < g.Template.Bound():
 		return ""
+	case g.Template.OneTime: // by another box's device
+		return edgeclaim.ReasonKeyUsed
+	default:
+		return edgeclaim.ReasonKeyExhausted
 	}
 }
 
@@ -166,5 +180,6 @@ func sameRow(a, b *edgeclaim.ManifestRow) bool {
 	if a == nil || b == nil {
 		return a == b
 	}
-	return a.Hardware == b.Hardware && a.Profile == b.Profile && a.Name == b.Name && slices.Equal(a.Groups, b.Groups)
+	return a.Hardware == b.Hardware && a.Profile == b.Profile && a.Name == b.Name &&
+		slices.Equal(a.Groups, b.Groups) && maps.Equal(a.Tags, b.Tags)
 }

@@ -32,17 +32,46 @@ func CheckManifestRow(t *edgeclaim.Template, row *edgeclaim.ManifestRow) error {
 			return err
 		}
 	}
-	return checkGroups("groups", row.Groups)
+	if err := checkGroups("groups", row.Groups); err != nil {
+		return err
+	}
+	return checkTags("tags", row.Tags)
+}
+
+// maxTags bounds all names and values of a device's tags together, in bytes: they
+// are in its record.
+const maxTags = 16 << 10
+
+func checkTags(field string, tags map[string]string) error {
+	if len(tags) > edgeclaim.MaxTags {
+		return edgeclaim.Invalid(field, "more than %d tags", edgeclaim.MaxTags)
+	}
+	size := 0
+	for name, value := range tags {
+		if err := edgeclaim.CheckName(field, name); err != nil {
+			return err
+		}
+		if value != "" {
+			if err := edgeclaim.CheckName(field, value); err != nil {
+				return err
+			}
+		}
+		size += len(name) + len(value)
+	}
+	if size > maxTags {
+		return edgeclaim.Invalid(field, "larger than %d bytes", maxTags)
+	}
+	return nil
 }
 
 // ImportManifest adds or replaces up to MaxManifestRows rows of a template's
 // list, all or none. Errors: ErrNotFound for the template, ErrInvalid naming
-// the field.
+// the field, ErrUpstreamOwned.
 func (s *Service) ImportManifest(ctx context.Context, t edgeclaim.TemplateID, rows []edgeclaim.ManifestRow) (added, changed int, err error) {
 	if len(rows) > MaxManifestRows {
 		return 0, 0, edgeclaim.Invalid("rows", "more than %d", MaxManifestRows)
 	}
-	template, err := s.store.Template(ctx, t)
+	template, err := s.own(ctx, t)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -57,10 +86,13 @@ func (s *Service) ImportManifest(ctx context.Context, t edgeclaim.TemplateID, ro
 }
 
 // RemoveManifest takes up to MaxManifestRows rows off a template's list, all or
-// none, and returns how many of them were on it.
+// none, and returns how many of them were on it. Errors as ImportManifest's.
 func (s *Service) RemoveManifest(ctx context.Context, t edgeclaim.TemplateID, hardware []edgeclaim.HardwareID) (removed int, err error) {
 	if len(hardware) > MaxManifestRows {
 		return 0, edgeclaim.Invalid("rows", "more than %d", MaxManifestRows)
+	}
+	if _, err := s.own(ctx, t); err != nil {
+		return 0, err
 	}
 	return s.store.RemoveManifest(ctx, t, hardware)
 }

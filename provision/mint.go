@@ -39,6 +39,9 @@ type order struct {
 	// key is the hash of what was asked with.
 	key edgeclaim.KeyHash
 	now time.Time
+	// validity is how long a certificate lives that is issued while the clock is
+	// synchronised; of no other credential.
+	validity time.Duration
 	extras
 }
 
@@ -100,7 +103,7 @@ func (s *Service) certify(o *order, m *made) error {
 	}
 	req := ca.Request{Device: o.device, Tenant: o.tenant, CSR: o.csr, NotAfter: o.now.Add(x509Unsynced)}
 	if s.clock.Stamp().Clock == edgeclaim.ClockSynced {
-		req.NotBefore, req.NotAfter = o.now.Add(-x509Backdate), o.now.Add(s.cfg.X509Validity)
+		req.NotBefore, req.NotAfter = o.now.Add(-x509Backdate), o.now.Add(o.validity)
 	}
 	issued, err := s.parts.Issuer.Issue(req)
 	if err != nil {

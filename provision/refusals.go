@@ -48,6 +48,7 @@ func (t *tally) take() (map[refusalKey]uint64, time.Time) {
 func (s *Service) deny(reason edgeclaim.Reason, c *claim, present *edgeclaim.Present) error {
 	if present != nil && (reason == edgeclaim.ReasonKeyUsed || reason == edgeclaim.ReasonKeyExhausted) {
 		s.noteUse(present.Grant)
+		s.noteExhausted(&present.Grant)
 	}
 	entry := audit.Entry{
 		Kind: audit.KindClaimRefused, Who: audit.WhoDevice, Source: addressText(c.source), Hardware: c.hardware.String(),

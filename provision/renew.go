@@ -85,8 +85,10 @@ func (s *Service) renewWith(ctx context.Context, ask *edgeclaim.RotateAsk, e *ex
 	if err != nil {
 		return nil, err
 	}
+	policy := s.policyOf(device.Tenant, device.Profile)
 	o := order{
-		purpose: mint.ForRotate, kind: device.Credential.Type, tenant: device.Tenant, device: id, key: by, now: s.clock.Now(), extras: *e,
+		purpose: mint.ForRotate, kind: device.Credential.Type, tenant: device.Tenant, device: id, key: by, now: s.clock.Now(),
+		validity: policy.validity, extras: *e,
 	}
 	what, again, err := s.turnOf(&device, by, &o)
 	if err != nil {
@@ -99,7 +101,7 @@ func (s *Service) renewWith(ctx context.Context, ask *edgeclaim.RotateAsk, e *ex
 	if wait := s.rotations.take(id, at); wait > 0 {
 		return nil, &throttledError{wait: wait}
 	}
-	body, err := s.renewNow(ctx, ask, e, &o)
+	body, err := s.renewNow(ctx, ask, &o, policy.overlap)
 	if err != nil { // a box that cannot now is not to say "too often" later
 		s.rotations.giveBack(id, at)
 	}
@@ -107,18 +109,18 @@ func (s *Service) renewWith(ctx context.Context, ask *edgeclaim.RotateAsk, e *ex
 }
 
 // renewNow makes another credential and stores it.
-func (s *Service) renewNow(ctx context.Context, ask *edgeclaim.RotateAsk, e *extras, o *order) ([]byte, error) {
+func (s *Service) renewNow(ctx context.Context, ask *edgeclaim.RotateAsk, o *order, overlap time.Duration) ([]byte, error) {
 	made, err := s.make(o)
 	if err != nil {
 		return nil, err
 	}
-	put := replacement{made: made, now: o.now, overlap: s.cfg.DeviceOverlap, by: edgeclaim.RotatorDevice}
+	put := replacement{made: made, now: o.now, overlap: overlap, by: edgeclaim.RotatorDevice}
 	until := o.now.Add(put.overlap)
-	body, err := fitting(ask.Format, made.said.body(o.device, ask.Format, e.requestID, until), ask.Room)
+	body, err := fitting(ask.Format, made.said.body(o.device, ask.Format, o.requestID, until), ask.Room)
 	if err != nil {
 		return nil, err
 	}
-	return s.replace(ctx, &renewing{ask: ask, order: o, put: &put, body: body, requestID: e.requestID})
+	return s.replace(ctx, &renewing{ask: ask, order: o, put: &put, body: body, requestID: o.requestID})
 }
 
 // renewing is a device's new credential on its way into the store.

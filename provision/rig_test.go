@@ -41,6 +41,8 @@ type rig struct {
 	closed bool
 	// more changes the configuration at each opening.
 	more func(*provision.Config)
+	// stale says whose documents nobody has confirmed for too long; nil: nobody's.
+	stale func(edgeclaim.TenantID) bool
 	// meddle runs before each transaction of a claim or a rotation, nil for
 	// nothing.
 	meddle func()
@@ -152,7 +154,7 @@ func (r *rig) open() {
 		r.more(&config)
 	}
 	r.Service = provision.New(config, provision.Parts{
-		Store: meddled{db, r}, Clock: r.clock, Issuer: r.ca, Auditor: r.audit, Throttle: failures,
+		Store: meddled{db, r}, Clock: r.clock, Issuer: r.ca, Auditor: r.audit, Throttle: failures, Documents: freshness{r},
 	}, logger)
 }
 

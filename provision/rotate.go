@@ -109,7 +109,10 @@ func (s *Service) Rotate(ctx context.Context, id edgeclaim.DeviceID, r Rotation)
 	if device.Status != edgeclaim.DeviceActive {
 		return Issued{}, edgeclaim.ErrConflict
 	}
-	o := order{kind: device.Credential.Type, tenant: device.Tenant, device: id, now: s.clock.Now()}
+	o := order{
+		kind: device.Credential.Type, tenant: device.Tenant, device: id, now: s.clock.Now(),
+		validity: s.policyOf(device.Tenant, device.Profile).validity,
+	}
 	if r.CSR != nil {
 		if o.kind != edgeclaim.CredentialX509 {
 			return Issued{}, edgeclaim.Invalid(nameCSR, "the device's credential is no certificate")

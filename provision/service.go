@@ -139,12 +139,18 @@ type Lists interface {
 	Manifests
 }
 
+// Rulings are what an operator and upstream rule, beside templates and keys.
+type Rulings interface {
+	Lists
+	Upstream
+}
+
 // Store is all that the service needs kept.
 type Store interface {
 	Claims
 	Scopes
 	Registry
-	Lists
+	Rulings
 }
 
 // Clock tells the time that expiry is judged by, and stamps records.
@@ -245,6 +251,9 @@ type Parts struct {
 	Issuer   Issuer
 	Auditor  Auditor
 	Throttle Throttle
+	// Documents knows how old the word from upstream is; nil: it never keeps
+	// anybody from claiming.
+	Documents Freshness
 	// Precedence is told while claims are decided, so that they go before
 	// what else the box does; nil: nobody is.
 	Precedence Precedence
@@ -299,9 +308,13 @@ type Service struct {
 	refused    tally
 	refusalLog lineBudget
 	failureLog lineBudget
-	alarms     alarms
-	alarmLog   *ration[alarmKey]
+	// conflictLog is of what upstream undid.
+	conflictLog lineBudget
+	alarms      alarms
+	alarmLog    *ration[alarmKey]
 
+	wants        *wanted                     // shares to ask upstream for
+	askedAgain   *ration[edgeclaim.KeyID]    // although it has said that there are none
 	overused     overuse                     // the keys of late
 	suspicions   chan edgeclaim.Suspicion    // for Run
 	suspected    *ration[edgeclaim.DeviceID] // records of suspicions
@@ -348,6 +361,9 @@ func New(cfg Config, parts Parts, logger *slog.Logger) *Service {
 	if parts.Throttle == nil {
 		parts.Throttle = nobody{}
 	}
+	if parts.Documents == nil {
+		parts.Documents = nobody{}
+	}
 	return &Service{
 		cfg: cfg, store: parts.Store, clock: parts.Clock, parts: parts, logger: logger,
 		csrTurns:     make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
@@ -356,6 +372,8 @@ func New(cfg Config, parts Parts, logger *slog.Logger) *Service {
 		refused:      tally{counts: map[refusalKey]uint64{}},
 		alarms:       alarms{all: map[edgeclaim.Alarm]edgeclaim.AlarmCount{}, untold: map[alarmKey]uint64{}},
 		alarmLog:     newRation[alarmKey](1, tellEvery, overuseKeys),
+		wants:        newWanted(),
+		askedAgain:   newRation[edgeclaim.KeyID](1, askAgainEvery, wantedKeys),
 		overused:     overuse{keys: map[edgeclaim.KeyID]usage{}, raised: newRation[edgeclaim.KeyID](1, overuseAlarmEvery, overuseKeys)},
 		suspicions:   make(chan edgeclaim.Suspicion, suspicions),
 		suspected:    newRation[edgeclaim.DeviceID](1, suspectEvery, suspectDevices),
@@ -370,3 +388,4 @@ func (nobody) Add(audit.Entry)                         {}
 func (nobody) Must(context.Context, audit.Entry) error { return nil }
 func (nobody) Wait(netip.Addr) time.Duration           { return 0 }
 func (nobody) Fail(netip.Addr)                         {}
+func (nobody) Denies(edgeclaim.TenantID) bool          { return false }

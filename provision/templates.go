@@ -26,6 +26,7 @@ func (s *Service) CreateTemplate(ctx context.Context, t edgeclaim.Template) (edg
 	if t.Approval == "" {
 		t.Approval = edgeclaim.ApprovalAuto
 	}
+	t.Owner, t.Leased = edgeclaim.OwnerLocal, false
 	t.Status, t.CreatedAt, t.Expires = edgeclaim.TemplateActive, s.clock.Now(), t.Expires.UTC()
 	if err := checkTemplate(&t); err != nil {
 		return edgeclaim.Template{}, err
@@ -121,14 +122,26 @@ func (s *Service) Templates(ctx context.Context) ([]edgeclaim.Template, error) {
 }
 
 // SetTemplateStatus disables or enables a template and so all its keys;
-// setting it to what it is changes nothing.
+// setting it to what it is changes nothing. One of upstream's is ErrUpstreamOwned.
 func (s *Service) SetTemplateStatus(ctx context.Context, id edgeclaim.TemplateID, status edgeclaim.TemplateStatus) (edgeclaim.Template, error) {
 	t, err := s.store.ChangeTemplate(ctx, id, func(t *edgeclaim.Template) error {
+		if t.Owner == edgeclaim.OwnerUpstream {
+			return ErrUpstreamOwned
+		}
 		t.Status = status
 		return nil
 	})
 	if err == nil {
 		s.logger.Info("template status set", "template_id", id, "status", status)
+	}
+	return t, err
+}
+
+// own returns a template that may be changed here.
+func (s *Service) own(ctx context.Context, id edgeclaim.TemplateID) (edgeclaim.Template, error) {
+	t, err := s.store.Template(ctx, id)
+	if err == nil && t.Owner == edgeclaim.OwnerUpstream {
+		err = ErrUpstreamOwned
 	}
 	return t, err
 }

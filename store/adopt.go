@@ -14,7 +14,9 @@ const adoptChunk = 256
 // many it took; nil means that they are durable. No record goes up for them.
 // Those that the box has are left alone, whatever upstream says of them. A
 // device whose id is not the one derived from its hardware gets its alias too,
-// unless that hardware is on record as another device meanwhile. ErrInvalid: one
+// unless that hardware is on record as another device meanwhile: then it waits as
+// one that a document gives. A device that a revocation names is stored as
+// revoked (P9). ErrInvalid: one
 // of them is not whole; nothing was stored. ErrUnavailable: some may be stored,
 // try again.
 func (db *DB) Adopt(ctx context.Context, devices []edgeclaim.Device) (adopted int, err error) {
@@ -75,37 +77,60 @@ func (b *batch) adopt(d *edgeclaim.Device) (took bool, err error) {
 	if _, known, err := b.locate(d.ID); err != nil || known {
 		return false, err
 	}
-	alias, err := b.needsAlias(d)
-	if err != nil {
-		return false, err
-	}
 	adopted := *d
 	adopted.Mint, adopted.Told = nil, true // no mint outlives the registry, and nobody knows whether it logged in
+	switch named, err := b.named(&adopted); {
+	case err != nil:
+		return false, err
+	case named:
+		adopted.Status = edgeclaim.DeviceRevoked
+	}
 	value, err := encodeDevice(&adopted)
 	if err != nil {
 		return false, err
 	}
-	if alias {
-		if err := b.putAlias(d.Tenant, d.Hardware, d.ID); err != nil {
-			return false, err
-		}
+	if err := b.lead(&adopted); err != nil {
+		return false, err
 	}
 	return true, b.putDevice(d.ID, b.state.Rows+1, value)
 }
 
-// needsAlias reports whether a device is not found by its hardware without one,
-// and no other device is either.
-func (b *batch) needsAlias(d *edgeclaim.Device) (bool, error) {
+// lead makes the hardware of a device that is adopted lead to it, unless it is on
+// record as another device: then the id waits until that one is released. An
+// alias from upstream that no claim has used yet gives way and waits itself, for
+// nothing is renamed (P9).
+func (b *batch) lead(d *edgeclaim.Device) error {
 	derived := edgeclaim.NewDeviceID(d.Tenant, d.Hardware, 1)
-	if d.ID == derived || b.tx.Bucket(bucketAliases).Get(aliasKey(d.Tenant, d.Hardware)) != nil {
-		return false, nil
+	a, found, err := alias(b.tx, d.Tenant, d.Hardware)
+	if err != nil || !found && d.ID == derived {
+		return err
 	}
-	holder, _, err := b.device(derived)
+	if !found {
+		a.id = derived
+	}
+	if a.id == d.ID {
+		return nil
+	}
+	holder, _, err := b.device(a.id)
 	if err != nil {
-		return false, err
+		return err
 	}
-	if holder != nil && holder.Hardware == d.Hardware {
-		return false, nil
+	switch held := holder != nil && holder.Hardware == d.Hardware; {
+	case held && d.Status == edgeclaim.DeviceActive:
+		if w, err := b.waiting(d.Tenant, d.Hardware); err != nil || w != nil {
+			return err
+		}
+		return b.putWaiting(d.Tenant, d.Hardware, &waitingAlias{Device: d.ID})
+	case held:
+		return nil
+	case a.given && holder == nil && d.Status == edgeclaim.DeviceReleased:
+		return nil // its next claim gets the id that upstream says
+	case a.given && holder == nil:
+		if err := b.putWaiting(d.Tenant, d.Hardware, &waitingAlias{Device: a.id}); err != nil {
+			return err
+		}
+	case found:
+		return nil
 	}
-	return true, nil
+	return b.pointAt(d.Tenant, d.Hardware, d.ID)
 }

@@ -36,7 +36,9 @@ type batch struct {
 	epoch   string   // replaces db.epoch
 	state   state    // replaces db.state
 	catalog *catalog // replaces db.catalog
-	dirty   bool     // something was put
+	// heritage replaces db.heritage, and is itself replaced, never changed.
+	heritage *heritage
+	dirty    bool // something was put
 
 	keys   map[edgeclaim.KeyID]*edgeclaim.Key // read so far, by id
 	hashes map[edgeclaim.KeyHash]edgeclaim.KeyID
@@ -99,7 +101,7 @@ func (db *DB) transact(group []*write) (b *batch, err error) {
 		return nil, db.failed(err)
 	}
 	b = &batch{
-		db: db, tx: tx, epoch: db.epoch, state: db.state, catalog: db.catalog.Load(),
+		db: db, tx: tx, epoch: db.epoch, state: db.state, catalog: db.catalog.Load(), heritage: db.heritage.Load(),
 		keys: map[edgeclaim.KeyID]*edgeclaim.Key{}, hashes: map[edgeclaim.KeyHash]edgeclaim.KeyID{},
 		put: map[edgeclaim.KeyID]bool{}, fresh: map[edgeclaim.DeviceID]uint64{},
 	}
@@ -217,6 +219,7 @@ func (db *DB) publish(b *batch) {
 	db.tail.apply(b.fresh, b.folds)
 	db.mu.Unlock()
 	db.catalog.Store(b.catalog)
+	db.heritage.Store(b.heritage)
 	db.keys.committed(b.keys, b.put)
 	db.credentials.committed(b.credentials)
 	db.published.Store(int64(b.id)) // last: readers may see the file now

@@ -71,7 +71,9 @@ func cloneTemplate(t edgeclaim.Template) edgeclaim.Template {
 // hardware_id_format is not that of the tenant's other templates, which would
 // make one hardware two devices.
 func (db *DB) CreateTemplate(ctx context.Context, t edgeclaim.Template) error {
-	t = cloneTemplate(t)
+	if t = cloneTemplate(t); t.Owner == "" {
+		t.Owner = edgeclaim.OwnerLocal
+	}
 	return db.update(ctx, func(b *batch) error {
 		if err := b.catalog.accepts(&t, db.cfg.MaxTemplates); err != nil {
 			return err
@@ -174,17 +176,17 @@ func (db *DB) ChangeTemplate(ctx context.Context, id edgeclaim.TemplateID,
 	return changed, err
 }
 
-// AddKeys stores all of the keys or none, durably when it returns nil.
+// AddKeys stores all of the keys or none, durably when it returns nil. One of a
+// hash that a revocation of the tenant's names is stored as revoked (P9).
 // ErrExists: an id or a hash is known already, or twice among them.
 // ErrNotFound: a template is not there.
 func (db *DB) AddKeys(ctx context.Context, keys []edgeclaim.Key) error {
 	keys = slices.Clone(keys)
-	return db.update(ctx, func(b *batch) error { return b.addKeys(keys) })
+	return db.update(ctx, func(b *batch) error { return b.addKeys(slices.Clone(keys)) })
 }
 
 func (b *batch) addKeys(keys []edgeclaim.Key) error {
 	rows, hashes := b.tx.Bucket(bucketKeys), b.tx.Bucket(bucketKeyHashes)
-	values := make([][]byte, len(keys))
 	ids := make(map[edgeclaim.KeyID]bool, len(keys))
 	sums := make(map[edgeclaim.KeyHash]bool, len(keys))
 	for i := range keys {
@@ -196,23 +198,17 @@ func (b *batch) addKeys(keys []edgeclaim.Key) error {
 			return fmt.Errorf("key: %w", edgeclaim.ErrExists)
 		}
 		ids[k.ID], sums[k.Hash] = true, true
-		value, err := encodeKey(k)
-		if err != nil {
-			return err
-		}
-		values[i] = value
 	}
-	for i := range keys {
-		b.dirty = true
-		id := []byte(keys[i].ID.String())
-		if err := rows.Put(id, values[i]); err != nil {
-			return halfDone(err)
-		}
-		if err := hashes.Put(keys[i].Hash.Bytes(), id); err != nil {
+	revoked, err := b.revokeNamed(keys)
+	if err != nil {
+		return err
+	}
+	for _, key := range sortedKeys(revoked) {
+		if err := b.putRevoked([]byte(key), revoked[key]); err != nil {
 			return halfDone(err)
 		}
 	}
-	return nil
+	return halfDone(b.putNewKeys(keys))
 }
 
 // Key returns a key by its id; ErrNotFound when there is none.
@@ -230,11 +226,7 @@ func (db *DB) Key(ctx context.Context, id edgeclaim.KeyID) (edgeclaim.Key, error
 func (db *DB) Keys(ctx context.Context, after edgeclaim.KeyID, maximum int) ([]edgeclaim.Key, error) {
 	var keys []edgeclaim.Key
 	err := db.view(ctx, func(tx *bolt.Tx) error {
-		cursor := tx.Bucket(bucketKeys).Cursor()
-		k, v := cursor.Seek([]byte(after.String()))
-		if string(k) == after.String() && k != nil {
-			k, v = cursor.Next()
-		}
+		cursor, k, v := keysAfter(tx, after)
 		for ; k != nil && len(keys) < maximum; k, v = cursor.Next() {
 			id, err := edgeclaim.ParseKeyID(string(k))
 			if err != nil {
@@ -253,7 +245,8 @@ func (db *DB) Keys(ctx context.Context, after edgeclaim.KeyID, maximum int) ([]e
 
 // ChangeKey reads a key, lets change edit it, and stores it in one transaction.
 // Id, hash and template cannot change. change must be pure and quick; its
-// error is returned as it is and leaves nothing behind.
+// error is returned as it is and leaves nothing behind. ErrConflict: a revocation
+// of the tenant's names the key, and it would not be revoked (P9).
 func (db *DB) ChangeKey(ctx context.Context, id edgeclaim.KeyID, change func(*edgeclaim.Key) error) (edgeclaim.Key, error) {
 	var changed edgeclaim.Key
 	err := db.update(ctx, func(b *batch) error {
@@ -270,6 +263,9 @@ func (db *DB) ChangeKey(ctx context.Context, id edgeclaim.KeyID, change func(*ed
 		}
 		if changed = k; k == *held {
 			return nil // nothing changed: no commit
+		}
+		if err := b.keyDenied(&k); err != nil {
+			return err
 		}
 		*held = k
 		b.put[id] = true

@@ -19,7 +19,7 @@ func TestTemplateRoundTrip(t *testing.T) {
 	expired.Expires = time.Unix(0, 0).UTC()
 	ancient := template(t, "ancient")
 	ancient.Expires = time.Date(1, 1, 1, 0, 0, 0, 1, time.UTC)
-	bare := edgeclaim.Template{ID: must(edgeclaim.ParseTemplateID("bare"))(t), Tenant: tenant(t)}
+	bare := edgeclaim.Template{ID: must(edgeclaim.ParseTemplateID("bare"))(t), Tenant: tenant(t), Owner: edgeclaim.OwnerLocal}
 
 	cfg := config(t)
 	db := open(t, cfg)

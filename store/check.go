@@ -204,6 +204,9 @@ func check(ctx context.Context, db *bolt.DB) error {
 			if version > 3 { // nor commands
 				parts = append(parts, checkCommands)
 			}
+			if version > 4 { // nor documents
+				parts = append(parts, checkDocuments)
+			}
 			for _, part := range parts {
 				if err := errors.Join(ctx.Err(), part(tx, s)); err != nil {
 					return err

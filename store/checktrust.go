@@ -76,30 +76,36 @@ func checkAliases(tx *bolt.Tx, s state) error {
 		return err
 	}
 	return tx.Bucket(bucketAliases).ForEach(func(k, v []byte) error {
-		if len(k) <= textTenant+1 || k[textTenant] != '/' {
-			return fmt.Errorf("device_aliases: not the key of a hardware")
-		}
-		tenant, err := edgeclaim.ParseTenantID(string(k[:textTenant]))
+		tenant, _, err := parseAliasKey(k)
 		if err != nil {
 			return err
 		}
-		if _, err := edgeclaim.ParseHardwareID(string(k[textTenant+1:])); err != nil {
+		a, err := decodeAlias(v)
+		if err != nil {
 			return err
 		}
-		id, err := edgeclaim.DeviceIDFromBytes(v)
-		if err != nil {
-			return damaged("alias", err)
-		}
-		row, ok := unfolded.find(id)
+		row, ok := unfolded.find(a.id)
 		if !ok {
-			if row, ok, err = indexed(tx, id); err != nil || !ok {
+			if row, ok, err = indexed(tx, a.id); err != nil || !ok {
 				return err // it is kept for a board that has not claimed yet
 			}
 		}
 		d, err := decodeDevice(tx.Bucket(bucketDevices).Get(number(row)))
 		if err == nil && d.Tenant != tenant {
-			err = fmt.Errorf("device_aliases: %s is another tenant's", id)
+			err = fmt.Errorf("device_aliases: %s is another tenant's", a.id)
 		}
 		return err
 	})
+}
+
+// parseAliasKey undoes aliasKey.
+func parseAliasKey(k []byte) (tenant edgeclaim.TenantID, hardware edgeclaim.HardwareID, err error) {
+	if len(k) <= textTenant+1 || k[textTenant] != '/' {
+		return tenant, hardware, damaged("not the key of a hardware", nil)
+	}
+	if tenant, err = edgeclaim.ParseTenantID(string(k[:textTenant])); err != nil {
+		return tenant, hardware, err
+	}
+	hardware, err = edgeclaim.ParseHardwareID(string(k[textTenant+1:]))
+	return tenant, hardware, err
 }

@@ -36,7 +36,7 @@ func (db *DB) Look(ctx context.Context, ref edgeclaim.ClaimRef) (edgeclaim.Prese
 					return err
 				}
 			}
-			s := &sight{tx: tx, catalog: db.catalog.Load(), aliases: true, denied: true}
+			s := &sight{tx: tx, catalog: db.catalog.Load(), aliases: true, denied: true, revoked: true, listed: true, expected: true}
 			s.find = func(found edgeclaim.DeviceID) (*edgeclaim.Device, uint64, error) {
 				if id = found; id != asked {
 					return nil, 0, errAnother

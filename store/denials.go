@@ -137,7 +137,8 @@ func (b *batch) removeDenial(d *edgeclaim.Denial) error {
 // nil means that this is durable. A board that was swapped out does not get its
 // old place back, which is another's: its next claim is its next generation. That
 // holds too where the denial itself was lost with the file. ErrNotFound: it is
-// not denied. ErrInvalid: it has had MaxGeneration lives.
+// not denied. ErrConflict: a document denies it, and only a document takes that
+// back. ErrInvalid: it has had MaxGeneration lives.
 func (db *DB) Undeny(ctx context.Context, tenant edgeclaim.TenantID, hardware edgeclaim.HardwareID) (edgeclaim.Denial, error) {
 	if hardware.IsZero() {
 		return edgeclaim.Denial{}, edgeclaim.Invalid("hardware_id", "missing")
@@ -155,6 +156,15 @@ func (db *DB) Undeny(ctx context.Context, tenant edgeclaim.TenantID, hardware ed
 
 func (b *batch) undeny(tenant edgeclaim.TenantID, hardware edgeclaim.HardwareID) (edgeclaim.Denial, error) {
 	var none edgeclaim.Denial
+	if b.state.Revoked > 0 {
+		upstream, err := denialUpstream(b.tx, tenant, hardware, edgeclaim.DeviceID{})
+		if err != nil {
+			return none, err
+		}
+		if upstream != nil {
+			return none, fmt.Errorf("denied by a document: %w", edgeclaim.ErrConflict)
+		}
+	}
 	row, err := exactDenial(b.tx, tenant, hardware)
 	if err != nil {
 		return none, err
@@ -176,16 +186,41 @@ func (b *batch) undeny(tenant edgeclaim.TenantID, hardware edgeclaim.HardwareID)
 		}
 		lifted = &edgeclaim.Denial{Tenant: tenant, Hardware: hardware, Reason: edgeclaim.DeniedSwapped, Device: who.id}
 	}
-	next, err := b.nextGeneration(tenant, hardware)
+	waits, err := b.free(tenant, hardware)
 	if err != nil {
 		return none, err
+	}
+	var next edgeclaim.DeviceID
+	if waits == nil {
+		if next, err = b.nextGeneration(tenant, hardware); err != nil {
+			return none, err
+		}
 	}
 	if row != nil {
 		if err := b.removeDenial(row); err != nil {
 			return none, halfDone(err)
 		}
 	}
-	return *lifted, halfDone(b.putAlias(tenant, hardware, next))
+	if waits == nil {
+		return *lifted, halfDone(b.putAlias(tenant, hardware, next))
+	}
+	if err := b.giveAlias(tenant, hardware, waits.Device); err != nil {
+		return none, halfDone(err)
+	}
+	return *lifted, halfDone(b.removeWaiting(tenant, hardware))
+}
+
+// free returns the alias from upstream that waits for a hardware, where no device
+// has its id; nil for none.
+func (b *batch) free(tenant edgeclaim.TenantID, hardware edgeclaim.HardwareID) (*waitingAlias, error) {
+	w, err := b.waiting(tenant, hardware)
+	if err != nil || w == nil {
+		return nil, err
+	}
+	if _, taken, err := b.locate(w.Device); err != nil || taken {
+		return nil, err
+	}
+	return w, nil
 }
 
 // nextGeneration returns the first id of a hardware, from its second generation
@@ -203,14 +238,49 @@ func (b *batch) nextGeneration(tenant edgeclaim.TenantID, hardware edgeclaim.Har
 
 // Denials returns up to maximum denials in order of tenant and hardware, those
 // of every tenant first; after is one of them or may have been, and the zero
-// after means from the start.
+// after means from the start. Of hardware that a document denies too, it is the
+// operator's denial, else the document's.
 func (db *DB) Denials(ctx context.Context, after edgeclaim.Denial, maximum int) ([]edgeclaim.Denial, error) {
-	var denials []edgeclaim.Denial
+	var ours, theirs []edgeclaim.Denial
 	from := denialKey(after.Tenant, after.Hardware)
 	err := db.view(ctx, func(tx *bolt.Tx) error {
-		return eachAfter(tx.Bucket(bucketDenied), from, maximum, &denials, decodeDenial)
+		ours, theirs = nil, nil
+		if err := eachAfter(tx.Bucket(bucketDenied), from, maximum, &ours, decodeDenial); err != nil {
+			return err
+		}
+		return revokedHardwareAfter(tx, from, maximum, &theirs)
 	})
-	return denials, err
+	if err != nil {
+		return nil, err
+	}
+	all := merge(ours, theirs, func(x, y edgeclaim.Denial) int {
+		return bytes.Compare(denialKey(x.Tenant, x.Hardware), denialKey(y.Tenant, y.Hardware))
+	}, func(ours edgeclaim.Denial) bool { return ours.Reason == edgeclaim.DeniedByOperator })
+	return all[:min(len(all), maximum)], nil
+}
+
+// merge joins two sorted lists. Of what is in both, it is the first's where keep
+// says so, else the second's.
+func merge[T any](first, second []T, compare func(x, y T) int, keep func(T) bool) []T {
+	if len(second) == 0 {
+		return first
+	}
+	all := make([]T, 0, len(first)+len(second))
+	for len(first) > 0 && len(second) > 0 {
+		switch order := compare(first[0], second[0]); {
+		case order < 0:
+			all, first = append(all, first[0]), first[1:]
+		case order > 0:
+			all, second = append(all, second[0]), second[1:]
+		default:
+			one := second[0]
+			if keep(first[0]) {
+				one = first[0]
+			}
+			all, first, second = append(all, one), first[1:], second[1:]
+		}
+	}
+	return append(append(all, first...), second...)
 }
 
 // eachAfter appends up to maximum rows of a bucket whose keys come after from.

@@ -3,6 +3,8 @@ package store
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/fxamacker/cbor/v2"
 
@@ -35,6 +37,7 @@ type deviceRow struct {
 	RotatedBy     string         `cbor:"19,keyasint,omitempty"`
 	Mint          *mintRow       `cbor:"20,keyasint,omitempty"`
 	Told          bool           `cbor:"21,keyasint,omitempty"`
+	Tags          []string       `cbor:"22,keyasint,omitempty"` // name, value, name, …, by name
 }
 
 // credentialRow is the credential before the present one.
@@ -67,7 +70,7 @@ func encodeDevice(d *edgeclaim.Device) ([]byte, error) {
 		ClaimedAt: toInstant(d.ClaimedAt), ClaimedVia: string(d.ClaimedVia),
 		NotAfter: toOptional(d.Credential.NotAfter), ConfirmedAt: toOptional(d.Credential.ConfirmedAt),
 		Previous: toCredentialRow(d.Previous), PreviousUntil: toOptional(d.PreviousUntil),
-		RotatedBy: string(d.RotatedBy), Told: d.Told,
+		RotatedBy: string(d.RotatedBy), Told: d.Told, Tags: toTags(d.Tags),
 	}
 	if m := d.Mint; m != nil {
 		row.Mint = &mintRow{
@@ -79,6 +82,33 @@ func encodeDevice(d *edgeclaim.Device) ([]byte, error) {
 		return nil, fmt.Errorf("encode device: %w", err)
 	}
 	return append(d.ID.Bytes()[:idSize:idSize], body...), nil
+}
+
+// toTags lists tags by their names, so that the same tags are the same bytes.
+func toTags(tags map[string]string) []string {
+	if len(tags) == 0 {
+		return nil
+	}
+	flat := make([]string, 0, 2*len(tags))
+	for _, name := range slices.Sorted(maps.Keys(tags)) {
+		flat = append(flat, name, tags[name])
+	}
+	return flat
+}
+
+// fromTags undoes toTags.
+func fromTags(flat []string) (map[string]string, error) {
+	if len(flat) == 0 {
+		return nil, nil
+	}
+	if len(flat)%2 != 0 {
+		return nil, errors.New("a tag without a value")
+	}
+	tags := make(map[string]string, len(flat)/2)
+	for i := 0; i < len(flat); i += 2 {
+		tags[flat[i]] = flat[i+1]
+	}
+	return tags, nil
 }
 
 // hashBytes leaves the zero hash out of a row.
@@ -139,7 +169,7 @@ func decodeDevice(value []byte) (edgeclaim.Device, error) {
 	if err := cbor.Unmarshal(value[idSize:], &row); err != nil {
 		return d, damaged("device", err)
 	}
-	var errs [8]error
+	var errs [9]error
 	d.ID, errs[0] = edgeclaim.DeviceIDFromBytes(value[:idSize])
 	d.Tenant, errs[1] = edgeclaim.ParseTenantID(row.Tenant)
 	d.Hardware, errs[2] = edgeclaim.ParseHardwareID(row.Hardware)
@@ -148,6 +178,7 @@ func decodeDevice(value []byte) (edgeclaim.Device, error) {
 	d.Credential.Hash, errs[5] = hashOf(row.Hash)
 	d.Previous, errs[6] = row.Previous.credential()
 	d.Mint, errs[7] = row.Mint.mint()
+	d.Tags, errs[8] = fromTags(row.Tags)
 	if err := errors.Join(errs[:]...); err != nil {
 		return edgeclaim.Device{}, damaged("device", err)
 	}

@@ -85,6 +85,9 @@ func (db *DB) Count(ctx context.Context) (uint64, error) {
 // that go with it, each nil for none. All that can be refused is refused
 // before the first put.
 func (b *batch) store(d *edgeclaim.Device, row uint64, r *edgeclaim.Record, k *edgeclaim.Key) error {
+	if err := b.denyWins("", d.Status, d); err != nil {
+		return err
+	}
 	value, err := encodeDevice(d)
 	if err != nil {
 		return err
@@ -114,7 +117,7 @@ func (b *batch) store(d *edgeclaim.Device, row uint64, r *edgeclaim.Record, k *e
 		*b.keys[k.ID] = *k
 		b.put[k.ID] = true
 	}
-	return nil
+	return halfDone(b.settled(d))
 }
 
 // putDevice puts a device's row, the next one for a new device.
@@ -133,7 +136,10 @@ func (b *batch) putDevice(id edgeclaim.DeviceID, row uint64, value []byte) error
 
 // ChangeDevice reads a device, lets change edit it, and stores it with the
 // record that change returns, nil for none, in the provisioning lane, in one
-// transaction. Id and tenant cannot change, and the hardware by Swap alone.
+// transaction. Id and tenant cannot change, and the hardware by Swap alone. Where
+// an alias waits for a device that is released, it takes hold. ErrConflict: a
+// revocation from upstream names the device or its hardware, and it would become
+// active, or be no longer revoked (P9).
 // change must be pure and quick, and replace a Mint rather than write to it; its
 // error is returned as it is and leaves nothing behind.
 func (db *DB) ChangeDevice(ctx context.Context, id edgeclaim.DeviceID,
@@ -155,6 +161,9 @@ func (db *DB) ChangeDevice(ctx context.Context, id edgeclaim.DeviceID,
 		}
 		if device.ID != id || device.Tenant != before.Tenant || device.Hardware != before.Hardware {
 			return fmt.Errorf("change device: id, tenant and hardware stay: %w", edgeclaim.ErrInvalid)
+		}
+		if err := b.denyWins(before.Status, device.Status, device); err != nil {
+			return err
 		}
 		changed = *device
 		if record == nil && reflect.DeepEqual(before, *device) {

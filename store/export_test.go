@@ -1,5 +1,7 @@
 package store
 
+import "edgeclaim"
+
 // The rows' parsers, for the fuzz tests.
 var (
 	DecodeDevice   = decodeDevice
@@ -26,6 +28,11 @@ var (
 	DecodeConfig      = decodeConfig
 	EncodeConfig      = encodeConfig
 
+	DecodeHeld    = decodeHeld
+	EncodeHeld    = encodeHeld
+	EncodeProfile = encodeProfile
+	EncodeRevoked = encodeRevoked
+
 	ParkedID = parkedID
 )
 
@@ -33,6 +40,40 @@ var (
 func DecodeParked(key, value []byte) error {
 	_, _, _, err := decodeParked(key, value)
 	return err
+}
+
+// RevokedRow, AliasRow and WaitingAlias are rows.
+type (
+	RevokedRow   = revokedRow
+	AliasRow     = aliasRow
+	WaitingAlias = waitingAlias
+)
+
+// DecodeRevoked reads a revocation of a hardware.
+func DecodeRevoked(value []byte) (RevokedRow, error) {
+	return decodeRevoked(append(make([]byte, 0, 18), "h0123456789abcdefH"...), value)
+}
+
+// DecodeProfile reads a profile of that key.
+func DecodeProfile(key, value []byte) (edgeclaim.Profile, error) {
+	_, p, err := decodeProfile(key, value)
+	return p, err
+}
+
+// DecodeAlias and EncodeAlias are of an alias's row.
+func DecodeAlias(value []byte) (AliasRow, error)    { return decodeAlias(value) }
+func EncodeAlias(a *AliasRow) ([]byte, error)       { return a.encode(), nil }
+func DecodeWaiting(v []byte) (WaitingAlias, error)  { return decodeWaiting(v) }
+func EncodeWaiting(w *WaitingAlias) ([]byte, error) { return encodeWaiting(w) }
+
+// KeysOfDocuments parses what may lie in the buckets of documents as a key.
+func KeysOfDocuments(key, value []byte) []error {
+	_, err := decodeRevoked(key, value)
+	_, err2 := decodeExpected(key, value)
+	_, err3 := decodeHeld(key, value)
+	_, _, err4 := decodeProfile(key, value)
+	_, _, err5 := parseAliasKey(key)
+	return []error{err, err2, err3, err4, err5}
 }
 
 // Gap is what a gap record tells.

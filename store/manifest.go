@@ -24,6 +24,7 @@ type manifestRow struct {
 	Profile string   `cbor:"1,keyasint,omitempty"`
 	Name    string   `cbor:"2,keyasint,omitempty"`
 	Groups  []string `cbor:"3,keyasint,omitempty"`
+	Tags    []string `cbor:"4,keyasint,omitempty"` // as in deviceRow
 }
 
 // numberSize is the length of a number in a key.
@@ -34,7 +35,7 @@ func manifestKey(template uint64, hardware edgeclaim.HardwareID) []byte {
 }
 
 func encodeManifestRow(r *edgeclaim.ManifestRow) ([]byte, error) {
-	return cbor.Marshal(&manifestRow{Profile: r.Profile, Name: r.Name, Groups: r.Groups})
+	return cbor.Marshal(&manifestRow{Profile: r.Profile, Name: r.Name, Groups: r.Groups, Tags: toTags(r.Tags)})
 }
 
 func decodeManifestRow(key, value []byte) (edgeclaim.ManifestRow, error) {
@@ -45,11 +46,20 @@ func decodeManifestRow(key, value []byte) (edgeclaim.ManifestRow, error) {
 	if err := cbor.Unmarshal(value, &row); err != nil {
 		return edgeclaim.ManifestRow{}, damaged("manifest", err)
 	}
-	hardware, err := edgeclaim.ParseHardwareID(string(key[numberSize:]))
+	return row.of(string(key[numberSize:]))
+}
+
+// of is the row of that hardware.
+func (r *manifestRow) of(text string) (edgeclaim.ManifestRow, error) {
+	hardware, err := edgeclaim.ParseHardwareID(text)
 	if err != nil {
 		return edgeclaim.ManifestRow{}, damaged("manifest", err)
 	}
-	return edgeclaim.ManifestRow{Hardware: hardware, Profile: row.Profile, Name: row.Name, Groups: row.Groups}, nil
+	tags, err := fromTags(r.Tags)
+	if err != nil {
+		return edgeclaim.ManifestRow{}, damaged("manifest", err)
+	}
+	return edgeclaim.ManifestRow{Hardware: hardware, Profile: r.Profile, Name: r.Name, Groups: r.Groups, Tags: tags}, nil
 }
 
 // numberOf returns a template's number, by which its manifest is kept.
@@ -61,8 +71,8 @@ func (c *catalog) numberOf(id edgeclaim.TemplateID) (uint64, error) {
 	return c.number[i], nil
 }
 
-// listed reads a hardware's row of a template's manifest; nil when it has none.
-func (s *sight) listed(id edgeclaim.TemplateID, hardware edgeclaim.HardwareID) (*edgeclaim.ManifestRow, error) {
+// manifested reads a hardware's row of a template's manifest; nil when it has none.
+func (s *sight) manifested(id edgeclaim.TemplateID, hardware edgeclaim.HardwareID) (*edgeclaim.ManifestRow, error) {
 	n, err := s.catalog.numberOf(id)
 	if err != nil {
 		return nil, damaged("key without template", err)
@@ -125,7 +135,7 @@ func (b *batch) importManifest(t edgeclaim.TemplateID, values map[edgeclaim.Hard
 		}
 		puts = append(puts, hardware)
 	}
-	if b.state.Listed+uint64(added) > edgeclaim.MaxManifest {
+	if b.state.Listed+b.state.Expected+uint64(added) > edgeclaim.MaxManifest {
 		return 0, 0, edgeclaim.Invalid("manifest", "the limit of %d rows of all templates is reached", edgeclaim.MaxManifest)
 	}
 	slices.SortFunc(puts, byText) // neighbours share pages
@@ -177,19 +187,23 @@ func (db *DB) RemoveManifest(ctx context.Context, t edgeclaim.TemplateID, hardwa
 	return removed, nil
 }
 
-// Manifest returns up to maximum rows of a template's manifest in order of their
+// Manifest returns up to maximum rows of a template's manifest and of upstream's
+// lists of it, which go before, in order of their
 // hardware, those after the given one, which need not be there; zero after means
 // from the start. ErrNotFound: no such template.
 func (db *DB) Manifest(ctx context.Context, t edgeclaim.TemplateID, after edgeclaim.HardwareID, maximum int) ([]edgeclaim.ManifestRow, error) {
 	if err := db.readable(ctx); err != nil {
 		return nil, err
 	}
-	n, err := db.catalog.Load().numberOf(t)
+	all := db.catalog.Load()
+	n, err := all.numberOf(t)
 	if err != nil {
 		return nil, err
 	}
-	var rows []edgeclaim.ManifestRow
+	template := all.list[all.byID[t]]
+	var rows, theirs []edgeclaim.ManifestRow
 	err = db.view(ctx, func(tx *bolt.Tx) error {
+		rows, theirs = nil, nil
 		cursor := tx.Bucket(bucketManifest).Cursor()
 		from := manifestKey(n, after)
 		for k, v := cursor.Seek(from); bytes.HasPrefix(k, number(n)) && len(rows) < maximum; k, v = cursor.Next() {
@@ -202,7 +216,12 @@ func (db *DB) Manifest(ctx context.Context, t edgeclaim.TemplateID, after edgecl
 			}
 			rows = append(rows, row)
 		}
-		return nil
+		return expectedAfter(tx, &template, after, maximum, &theirs)
 	})
-	return rows, err
+	if err != nil {
+		return nil, err
+	}
+	rows = merge(rows, theirs, func(x, y edgeclaim.ManifestRow) int { return byText(x.Hardware, y.Hardware) },
+		func(edgeclaim.ManifestRow) bool { return false })
+	return rows[:min(len(rows), maximum)], nil
 }

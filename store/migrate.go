@@ -11,7 +11,31 @@ import (
 
 // migrations[v] turns a file of version v into one of version v+1, in one
 // transaction with the change of the version.
-var migrations = map[uint64]func(tx *bolt.Tx, now time.Time) error{1: addQuarantine, 2: addTrust, 3: addCommands}
+var migrations = map[uint64]func(tx *bolt.Tx, now time.Time) error{1: addQuarantine, 2: addTrust, 3: addCommands, 4: addDocuments}
+
+func readSchema(tx *bolt.Tx) (uint64, error) {
+	meta := tx.Bucket(bucketMeta)
+	if meta == nil {
+		return 0, damaged("no meta bucket", nil)
+	}
+	version, err := parseNumber(meta.Get(metaSchema))
+	if err != nil {
+		return 0, err
+	}
+	if version > schemaVersion {
+		return version, fmt.Errorf("schema %d, this program knows %d: %w", version, schemaVersion, ErrNewerSchema)
+	}
+	return version, nil
+}
+
+func readState(tx *bolt.Tx) (state, error) {
+	var s state
+	if err := cbor.Unmarshal(tx.Bucket(bucketMeta).Get(metaState), &s); err != nil {
+		return s, damaged("state", err)
+	}
+	s.asVersion2()
+	return s, nil
+}
 
 // addQuarantine is version 2: records may leave the lanes for the quarantine,
 // and sequences begin anew without a new file.
@@ -60,6 +84,20 @@ func addTrust(tx *bolt.Tx, now time.Time) error {
 // There was nothing of it before.
 func addCommands(tx *bolt.Tx, _ time.Time) error {
 	for _, name := range [][]byte{bucketCommands, bucketCommandIDs, bucketLive, bucketEnded, bucketConfigs} {
+		if _, err := tx.CreateBucket(name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addDocuments is version 5: documents from upstream, and what they say. No row
+// is rewritten: a template that names no owner is local, and what else a row of
+// version 4 does not say is zero.
+func addDocuments(tx *bolt.Tx, _ time.Time) error {
+	for _, name := range [][]byte{
+		bucketDocuments, bucketTexts, bucketDocumentRows, bucketProfiles, bucketRevoked, bucketExpected, bucketWaiting,
+	} {
 		if _, err := tx.CreateBucket(name); err != nil {
 			return err
 		}

@@ -34,6 +34,12 @@ func (db *DB) Append(ctx context.Context, r edgeclaim.Record) error {
 // admit encodes a record and makes sure that there is, or can be made, room
 // for it. It changes nothing.
 func (b *batch) admit(lane edgeclaim.Lane, r *edgeclaim.Record) ([]byte, error) {
+	return b.admitBeside(lane, r, 0, 0)
+}
+
+// admitBeside is admit beside so many records of so many bytes that were
+// admitted and are not in the lane yet.
+func (b *batch) admitBeside(lane edgeclaim.Lane, r *edgeclaim.Record, records, bytes uint64) ([]byte, error) {
 	if r.Lane != "" && r.Lane != lane {
 		return nil, fmt.Errorf("record for lane %s in lane %s: %w", r.Lane, lane, edgeclaim.ErrInvalid)
 	}
@@ -44,7 +50,8 @@ func (b *batch) admit(lane edgeclaim.Lane, r *edgeclaim.Record) ([]byte, error) 
 	if len(value) > MaxRecord {
 		return nil, fmt.Errorf("record of %d bytes, at most %d: %w", len(value), MaxRecord, edgeclaim.ErrInvalid)
 	}
-	if lane == edgeclaim.LaneProv && b.full(lane, 1, uint64(len(value))) && !b.spared(r, uint64(len(value))) {
+	records, bytes = records+1, bytes+uint64(len(value))
+	if lane == edgeclaim.LaneProv && b.full(lane, records, bytes) && !b.spared(r, records, bytes) {
 		return nil, fmt.Errorf("provisioning lane is full: %w", edgeclaim.ErrUnavailable)
 	}
 	return value, nil
@@ -63,11 +70,12 @@ func (b *batch) full(lane edgeclaim.Lane, records, bytes uint64) bool {
 const spareShare = 16
 
 // spared reports whether a record may go beyond the limits, and has room there.
-func (b *batch) spared(r *edgeclaim.Record, bytes uint64) bool {
+func (b *batch) spared(r *edgeclaim.Record, records, bytes uint64) bool {
 	switch r.Type {
-	case edgeclaim.TypeCredentialRevoked, edgeclaim.TypeDeviceReleased, edgeclaim.TypeDeviceSwapped:
+	case edgeclaim.TypeCredentialRevoked, edgeclaim.TypeDeviceReleased, edgeclaim.TypeDeviceSwapped,
+		edgeclaim.TypeDeviceConflict:
 		s, cfg := &b.state.Prov, &b.db.cfg
-		return s.pending()+s.Held < cfg.ProvMaxRecords+cfg.ProvMaxRecords/spareShare &&
+		return s.pending()+s.Held+records <= cfg.ProvMaxRecords+cfg.ProvMaxRecords/spareShare &&
 			s.Bytes+s.HeldBytes+bytes <= cfg.ProvMaxBytes+cfg.ProvMaxBytes/spareShare
 	default:
 		return false

@@ -14,10 +14,13 @@ const MaxGeneration = 1000
 
 // sight is how one transaction sees what a claim is decided on.
 type sight struct {
-	tx      *bolt.Tx
-	catalog *catalog
-	aliases bool // there may be some
-	denied  bool // the same
+	tx       *bolt.Tx
+	catalog  *catalog
+	aliases  bool // there may be some
+	denied   bool // the same
+	revoked  bool // the same
+	listed   bool // the same, of the box's own manifests
+	expected bool // the same, of those from upstream
 	// find reads a device and says at which row it is; nil when there is none.
 	find func(edgeclaim.DeviceID) (*edgeclaim.Device, uint64, error)
 }
@@ -33,6 +36,7 @@ func (b *batch) sight() *sight {
 		b.seen = &sight{tx: b.tx, find: b.device}
 	}
 	b.seen.catalog, b.seen.aliases, b.seen.denied = b.catalog, *b.aliases, b.state.Denied > 0
+	b.seen.revoked, b.seen.listed, b.seen.expected = b.state.Revoked > 0, b.state.Listed > 0, b.state.Expected > 0
 	return b.seen
 }
 
@@ -52,7 +56,8 @@ type identity struct {
 // the new one goes by, and a board may be named like a later generation of
 // another.
 func (s *sight) identity(tenant edgeclaim.TenantID, hardware edgeclaim.HardwareID) (who identity, err error) {
-	if who.id, err = s.resolve(tenant, hardware); err != nil {
+	var given bool
+	if who.id, given, err = s.resolve(tenant, hardware); err != nil {
 		return who, err
 	}
 	if who.known, who.row, err = s.find(who.id); err != nil {
@@ -64,7 +69,7 @@ func (s *sight) identity(tenant edgeclaim.TenantID, hardware edgeclaim.HardwareI
 		return who, nil
 	}
 	who.generation = 1
-	if !s.aliases {
+	if !s.aliases || given {
 		return who, nil
 	}
 	if who.generation, err = generationOf(tenant, hardware, who.id); err != nil {
@@ -75,14 +80,14 @@ func (s *sight) identity(tenant edgeclaim.TenantID, hardware edgeclaim.HardwareI
 }
 
 // resolve returns the id that a hardware has, or will have: an alias's, else
-// the derived one (P4).
-func (s *sight) resolve(tenant edgeclaim.TenantID, hardware edgeclaim.HardwareID) (edgeclaim.DeviceID, error) {
+// the derived one (P4). given: upstream gave it, and it need not be derived.
+func (s *sight) resolve(tenant edgeclaim.TenantID, hardware edgeclaim.HardwareID) (id edgeclaim.DeviceID, given bool, err error) {
 	if s.aliases {
-		if id, ok, err := alias(s.tx, tenant, hardware); err != nil || ok {
-			return id, err
+		if a, ok, err := alias(s.tx, tenant, hardware); err != nil || ok {
+			return a.id, a.given, err
 		}
 	}
-	return edgeclaim.NewDeviceID(tenant, hardware, 1), nil
+	return edgeclaim.NewDeviceID(tenant, hardware, 1), false, nil
 }
 
 // kept reports whether the id of hardware "H#2" is the second generation of "H",
@@ -97,7 +102,7 @@ func (s *sight) kept(tenant edgeclaim.TenantID, hardware edgeclaim.HardwareID, i
 		return false, err
 	}
 	next, ok, err := alias(s.tx, tenant, base)
-	return ok && next == id, err
+	return ok && next.id == id, err
 }
 
 // generationOf is which life of a hardware an id without a device is.
@@ -108,18 +113,6 @@ func generationOf(tenant edgeclaim.TenantID, hardware edgeclaim.HardwareID, id e
 		}
 	}
 	return 0, damaged("alias", nil)
-}
-
-// alias looks a hardware up among those that do not go by their derived id.
-func alias(tx *bolt.Tx, tenant edgeclaim.TenantID, hardware edgeclaim.HardwareID) (id edgeclaim.DeviceID, ok bool, err error) {
-	v := tx.Bucket(bucketAliases).Get(aliasKey(tenant, hardware))
-	if v == nil {
-		return id, false, nil
-	}
-	if id, err = edgeclaim.DeviceIDFromBytes(v); err != nil {
-		return id, false, damaged("alias", err)
-	}
-	return id, true, nil
 }
 
 func aliasKey(tenant edgeclaim.TenantID, hardware edgeclaim.HardwareID) []byte {
@@ -152,13 +145,29 @@ func (s *sight) present(grant edgeclaim.Grant, ref edgeclaim.ClaimRef) (p edgecl
 	case p.Denied == nil: // as a swap leaves it, where its denial was lost with the file
 		p.Denied = &edgeclaim.Denial{Tenant: tenant, Hardware: hardware, Reason: edgeclaim.DeniedSwapped, Device: who.id}
 	}
-	if grant.Template.AllowList {
-		if p.Listed, err = s.listed(grant.Template.ID, hardware); err != nil {
-			return p, 0, err
-		}
+	if err := s.revocation(&p, tenant, hardware, who.id); err != nil {
+		return p, 0, err
+	}
+	// A row says a device's name, groups and tags, whether or not the template
+	// insists on one.
+	if p.Listed, err = s.row(&grant.Template, hardware); err != nil {
+		return p, 0, err
 	}
 	if grant.Template.Approval == edgeclaim.ApprovalManual {
 		p.Approved, err = approved(s.tx, &p, hardware)
 	}
 	return p, row, err
+}
+
+// revocation adds what a document has against the hardware. What an operator has
+// against it goes before: he is to see his own word.
+func (s *sight) revocation(p *edgeclaim.Present, tenant edgeclaim.TenantID, hardware edgeclaim.HardwareID, id edgeclaim.DeviceID) error {
+	if !s.revoked || p.Denied != nil && p.Denied.Reason == edgeclaim.DeniedByOperator {
+		return nil
+	}
+	denied, err := denialUpstream(s.tx, tenant, hardware, id)
+	if denied != nil && err == nil {
+		p.Denied = denied
+	}
+	return err
 }

@@ -13,7 +13,7 @@ import (
 
 // schemaVersion is what this program reads and writes. A file of an older
 // version is migrated at Open, one of a newer version is refused.
-const schemaVersion = 4
+const schemaVersion = 5
 
 // The buckets. All keys that are numbers are eight bytes, big-endian.
 var (
@@ -21,7 +21,7 @@ var (
 	bucketDevices   = []byte("devices")            // row number, from 1, in order of claiming → id (16 bytes) + CBOR deviceRow
 	bucketIndex     = []byte("device_index")       // device id (16 bytes) → row number
 	bucketFolds     = []byte("device_folds")       // partition (2 bytes) → the row up to which device_index holds its ids
-	bucketAliases   = []byte("device_aliases")     // tenant id + "/" + hardware id → device id (16 bytes)
+	bucketAliases   = []byte("device_aliases")     // tenant id + "/" + hardware id → device id (16 bytes), and aliasGiven where upstream gave it
 	bucketTemplates = []byte("templates")          // number, from 1, in order of creation → CBOR templateRow
 	bucketKeys      = []byte("keys")               // key id → CBOR keyRow
 	bucketKeyHashes = []byte("key_hashes")         // SHA-256 (32 bytes) → key id
@@ -42,12 +42,21 @@ var (
 	bucketEnded      = []byte("ended_commands") // number → 1: the others, so that the oldest is found at once
 	bucketConfigs    = []byte("device_configs") // device id (16 bytes) → CBOR configRow
 
+	bucketDocuments    = []byte("documents")       // DocumentID.String → CBOR heldRow
+	bucketTexts        = []byte("document_texts")  // the same, of those that were taken → signed text
+	bucketDocumentRows = []byte("document_rows")   // the same → CBOR rowsRow: what the next version is compared with
+	bucketProfiles     = []byte("profiles")        // tenant id (16 bytes) + profile id, none for the default → CBOR profileRow
+	bucketRevoked      = []byte("revoked")         // kind (1 byte) + tenant id + device id, hardware id or key's hash → CBOR revokedRow
+	bucketExpected     = []byte("expected")        // tenant id + template id, 0, hardware id, 0, name of the document → CBOR manifestRow
+	bucketWaiting      = []byte("waiting_aliases") // as in bucketAliases → CBOR waitingRow
+
 	allBuckets = [][]byte{
 		bucketMeta, bucketDevices, bucketIndex, bucketFolds, bucketAliases,
 		bucketTemplates, bucketKeys, bucketKeyHashes, bucketProv, bucketEvt,
 		bucketParked, bucketParkedBy, bucketMoves, bucketExports,
 		bucketDenied, bucketPending, bucketManifest, bucketTokens,
 		bucketCommands, bucketCommandIDs, bucketLive, bucketEnded, bucketConfigs,
+		bucketDocuments, bucketTexts, bucketDocumentRows, bucketProfiles, bucketRevoked, bucketExpected, bucketWaiting,
 	}
 )
 
@@ -91,6 +100,12 @@ type state struct {
 	EndedBytes   uint64 `cbor:"13,keyasint,omitempty"` // of the rows in bucketEnded, as encoded
 	Configs      uint64 `cbor:"14,keyasint,omitempty"` // of bucketConfigs
 	Events       uint64 `cbor:"15,keyasint,omitempty"` // see TakeEvents
+
+	Documents uint64 `cbor:"16,keyasint,omitempty"` // rows of bucketDocuments
+	Revoked   uint64 `cbor:"17,keyasint,omitempty"` // of bucketRevoked
+	Expected  uint64 `cbor:"18,keyasint,omitempty"` // of bucketExpected
+	Waiting   uint64 `cbor:"19,keyasint,omitempty"` // of bucketWaiting
+	Profiles  uint64 `cbor:"20,keyasint,omitempty"` // of bucketProfiles
 }
 
 // laneState counts a lane. A record's place, its key in the bucket, is Base and
@@ -200,6 +215,8 @@ type templateRow struct {
 	CreatedAt          instant  `cbor:"15,keyasint"`
 	AllowList          bool     `cbor:"16,keyasint,omitempty"`
 	ExpectedClaims     uint32   `cbor:"17,keyasint,omitempty"`
+	Owner              string   `cbor:"18,keyasint,omitempty"` // not there: local
+	Leased             bool     `cbor:"19,keyasint,omitempty"`
 }
 
 type keyRow struct {
@@ -209,6 +226,8 @@ type keyRow struct {
 	Claims    uint32  `cbor:"4,keyasint,omitempty"`
 	UsedBy    []byte  `cbor:"5,keyasint,omitempty"`
 	CreatedAt instant `cbor:"6,keyasint"`
+	Granted   uint32  `cbor:"7,keyasint,omitempty"`
+	Exhausted bool    `cbor:"8,keyasint,omitempty"`
 }
 
 type recordRow struct {
@@ -264,12 +283,17 @@ func parseNumber(b []byte) (uint64, error) {
 }
 
 func encodeTemplate(t *edgeclaim.Template) ([]byte, error) {
+	owner := string(t.Owner)
+	if t.Owner == edgeclaim.OwnerLocal {
+		owner = ""
+	}
 	return cbor.Marshal(&templateRow{
 		ID: t.ID.String(), Tenant: t.Tenant.String(), Name: t.Name, Profile: t.Profile, Pattern: t.Pattern,
 		Expires: toInstant(t.Expires), OneTime: t.OneTime, MaxClaims: t.MaxClaims,
 		MaxClaimsPerMinute: t.MaxClaimsPerMinute, Credential: string(t.Credential), Groups: t.Groups,
 		HardwareIDFormat: string(t.HardwareIDFormat), Approval: string(t.Approval), Status: string(t.Status),
 		CreatedAt: toInstant(t.CreatedAt), AllowList: t.AllowList, ExpectedClaims: t.ExpectedClaims,
+		Owner: owner, Leased: t.Leased,
 	})
 }
 
@@ -291,13 +315,16 @@ func decodeTemplate(value []byte) (edgeclaim.Template, error) {
 	t.HardwareIDFormat, t.Approval = edgeclaim.HardwareIDFormat(row.HardwareIDFormat), edgeclaim.Approval(row.Approval)
 	t.Status, t.CreatedAt = edgeclaim.TemplateStatus(row.Status), row.CreatedAt.time()
 	t.AllowList, t.ExpectedClaims = row.AllowList, row.ExpectedClaims
+	if t.Owner, t.Leased = edgeclaim.Owner(row.Owner), row.Leased; row.Owner == "" {
+		t.Owner = edgeclaim.OwnerLocal
+	}
 	return t, nil
 }
 
 func encodeKey(k *edgeclaim.Key) ([]byte, error) {
 	row := keyRow{
 		Template: k.Template.String(), Hash: k.Hash.Bytes(), Status: string(k.Status),
-		Claims: k.Claims, CreatedAt: toInstant(k.CreatedAt),
+		Claims: k.Claims, CreatedAt: toInstant(k.CreatedAt), Granted: k.Granted, Exhausted: k.Exhausted,
 	}
 	if !k.UsedBy.IsZero() {
 		row.UsedBy = k.UsedBy.Bytes()
@@ -321,6 +348,7 @@ func decodeKey(id edgeclaim.KeyID, value []byte) (edgeclaim.Key, error) {
 		return edgeclaim.Key{}, damaged("key", err)
 	}
 	k.Status, k.Claims, k.CreatedAt = edgeclaim.KeyStatus(row.Status), row.Claims, row.CreatedAt.time()
+	k.Granted, k.Exhausted = row.Granted, row.Exhausted
 	return k, nil
 }
 

@@ -25,6 +25,7 @@ func FuzzRows(f *testing.F) {
 	f.Add(must(store.EncodeDevice(&minted.Device))(f))
 	whole := minted.Device
 	whole.Credential.Type, whole.Credential.NotAfter, whole.Credential.ConfirmedAt = edgeclaim.CredentialX509, moment, moment
+	whole.Tags = map[string]string{"line": "7", "": ""}
 	whole.Previous, whole.PreviousUntil, whole.RotatedBy, whole.Told = whole.Credential, moment, edgeclaim.RotatorDevice, true
 	whole.Mint = &edgeclaim.Mint{
 		Salt: [32]byte{1}, Proof: hashOf("x"), Certificate: []byte("c"), Chain: [][]byte{[]byte("i"), []byte("r")}, SealedKey: []byte("k"),
@@ -37,6 +38,7 @@ func FuzzRows(f *testing.F) {
 	f.Add(make([]byte, 17))
 	id := key(f, "key-1", "template-1").ID
 	admissionRows(f)
+	seedDocumentRows(f)
 	f.Fuzz(func(t *testing.T, row []byte) {
 		again(t, row, store.DecodeDevice, store.EncodeDevice)
 		again(t, row, store.DecodeTemplate, store.EncodeTemplate)
@@ -53,7 +55,33 @@ func FuzzRows(f *testing.F) {
 		again(t, row, func(b []byte) (token.Token, error) { return store.DecodeToken(tokenKey, b) }, store.EncodeToken)
 		again(t, row, func(b []byte) (edgeclaim.Command, error) { return store.DecodeCommand([]byte("01234567"), b) }, store.EncodeCommand)
 		again(t, row, store.DecodeConfig, store.EncodeConfig)
+		documentRows(t, row)
 	})
+}
+
+// documentRows reads a row as each that documents have.
+func documentRows(t *testing.T, row []byte) {
+	t.Helper()
+	held, profile := []byte("signer//"), append(tenant(t).Bytes(), "p"...)
+	again(t, row, func(b []byte) (edgeclaim.HeldDocument, error) { return store.DecodeHeld(held, b) }, store.EncodeHeld)
+	again(t, row, func(b []byte) (edgeclaim.Profile, error) { return store.DecodeProfile(profile, b) }, store.EncodeProfile)
+	again(t, row, store.DecodeRevoked, store.EncodeRevoked)
+	again(t, row, store.DecodeAlias, store.EncodeAlias)
+	again(t, row, store.DecodeWaiting, store.EncodeWaiting)
+}
+
+// seedDocumentRows adds a row of each kind that documents have.
+func seedDocumentRows(f *testing.F) {
+	f.Helper()
+	held := document(f, edgeclaim.DocumentSigner, 7)
+	held.Box, held.Site, held.MaxAge, held.Stale, held.Confirmed, held.Synced, held.Aged = "b", "s", time.Hour, edgeclaim.StaleDeny, true, true, 3
+	held.Refused, held.RefusedDetail, held.RefusedVersion, held.RefusedAt = edgeclaim.DocumentShrunk, "d", 9, moment
+	f.Add(must(store.EncodeHeld(&held))(f))
+	profile := fullProfile("p")
+	f.Add(must(store.EncodeProfile(&profile))(f))
+	f.Add(must(store.EncodeRevoked(&store.RevokedRow{Version: 3, Was: "active"}))(f))
+	f.Add(append(platformID(f, 1).Bytes(), 'u'))
+	f.Add(must(store.EncodeWaiting(&store.WaitingAlias{Device: platformID(f, 1), Replaces: hardware(f, "H0")}))(f))
 }
 
 // admissionRows adds a row of each list.
@@ -82,6 +110,9 @@ func FuzzKeysOfRows(f *testing.F) {
 	f.Add(append(tenant(f).Bytes(), "H"...))
 	f.Add([]byte("01234567H"))
 	f.Add([]byte("00112233445566aa"))
+	f.Add([]byte("0123456789abcdefT\x00H\x00list"))
+	f.Add([]byte("allow_list/" + tenantText + "/list"))
+	f.Add([]byte(tenantText + "/H"))
 	f.Add([]byte{})
 	swapped, row := denied(f, "H", true), edgeclaim.ManifestRow{Name: "n"}
 	denial := must(store.EncodeDenial(&swapped))(f)
@@ -99,7 +130,7 @@ func FuzzKeysOfRows(f *testing.F) {
 		if err3 == nil {
 			t.Errorf("no row is read as %+v", made)
 		}
-		for _, err := range []error{err, err2, err3} {
+		for _, err := range append(store.KeysOfDocuments(key, []byte{0xa0}), err, err2, err3) {
 			if err != nil && !errors.Is(err, store.ErrDamaged) {
 				t.Errorf("%v is not ErrDamaged", err)
 			}

@@ -15,7 +15,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/fxamacker/cbor/v2"
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 
@@ -63,8 +62,9 @@ type DB struct {
 	// enrolment guards the file of that name, and Close against its writers.
 	enrolment sync.Mutex
 
-	catalog atomic.Pointer[catalog] // replaced by the leader, after its commit
-	keys    keyCache                // corrected by the leader, after its commit
+	catalog  atomic.Pointer[catalog]  // replaced by the leader, after its commit
+	heritage atomic.Pointer[heritage] // the same
+	keys     keyCache                 // corrected by the leader, after its commit
 
 	credentials credentials // corrected by the leader, after its commit
 
@@ -217,21 +217,6 @@ func (db *DB) options() *bolt.Options {
 	}
 }
 
-func readSchema(tx *bolt.Tx) (uint64, error) {
-	meta := tx.Bucket(bucketMeta)
-	if meta == nil {
-		return 0, damaged("no meta bucket", nil)
-	}
-	version, err := parseNumber(meta.Get(metaSchema))
-	if err != nil {
-		return 0, err
-	}
-	if version > schemaVersion {
-		return version, fmt.Errorf("schema %d, this program knows %d: %w", version, schemaVersion, ErrNewerSchema)
-	}
-	return version, nil
-}
-
 // load migrates an older file and reads what memory holds of the registry.
 func (db *DB) load() error {
 	var version uint64
@@ -270,20 +255,16 @@ func (db *DB) load() error {
 			return err
 		}
 		db.catalog.Store(all)
+		profiles, err := loadProfiles(tx)
+		if err != nil {
+			return err
+		}
+		db.heritage.Store(&profiles)
 		if s.Prov.pending()+s.Evt.pending() > 0 {
 			db.appended <- struct{}{} // what an earlier life left behind
 		}
 		return loadTail(tx, &db.tail, s.Rows)
 	})
-}
-
-func readState(tx *bolt.Tx) (state, error) {
-	var s state
-	if err := cbor.Unmarshal(tx.Bucket(bucketMeta).Get(metaState), &s); err != nil {
-		return s, damaged("state", err)
-	}
-	s.asVersion2()
-	return s, nil
 }
 
 // view runs read in a read transaction that sees nothing but what is durable.

@@ -27,6 +27,9 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv(moversDir); dir != "" {
 		os.Exit(moversChild(dir))
 	}
+	if dir := os.Getenv(documentsDir); dir != "" {
+		os.Exit(documentsChild(dir))
+	}
 	flag.Parse()
 	if testing.Short() { // each step of a model is an fsync
 		_ = flag.Set("rapid.checks", "10")
@@ -100,6 +103,7 @@ func template(tb testing.TB, id string) edgeclaim.Template {
 		ID: must(edgeclaim.ParseTemplateID(id))(tb), Tenant: tenant(tb), Name: "sensor line",
 		Profile: "profile-7", Groups: []string{"hall-2", "sensors"}, Credential: edgeclaim.CredentialAPIKey,
 		Approval: edgeclaim.ApprovalAuto, Status: edgeclaim.TemplateActive, CreatedAt: moment,
+		Owner: edgeclaim.OwnerLocal,
 	}
 }
 

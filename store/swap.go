@@ -15,7 +15,8 @@ import (
 //
 // A swap back to a board that this device was swapped away from lifts that
 // board's denial. ErrNotFound: no such device. ErrConflict: to is the device's
-// already, is on record as another device, is kept for one, or is denied.
+// already, is on record as another device, is kept for one, or is denied; or a
+// document revokes the device.
 // ErrInvalid: change changed id, tenant or hardware, or there are MaxDenied
 // denials. ErrUnavailable: as Mint.
 func (db *DB) Swap(ctx context.Context, id edgeclaim.DeviceID, to edgeclaim.HardwareID,
@@ -91,6 +92,15 @@ func (b *batch) mayTake(device *edgeclaim.Device, to edgeclaim.HardwareID) (*edg
 	if err != nil {
 		return nil, err
 	}
+	if b.state.Revoked > 0 {
+		upstream, err := denialUpstream(b.tx, device.Tenant, to, device.ID)
+		if err != nil {
+			return nil, err
+		}
+		if upstream != nil {
+			return nil, fmt.Errorf("swap: a document denies that hardware or device: %w", edgeclaim.ErrConflict)
+		}
+	}
 	back := denied != nil && denied.Reason == edgeclaim.DeniedSwapped && denied.Device == device.ID
 	if denied != nil && !back {
 		return nil, fmt.Errorf("swap: that hardware is denied: %w", edgeclaim.ErrConflict)
@@ -121,7 +131,7 @@ func (b *batch) pointAt(tenant edgeclaim.TenantID, hardware edgeclaim.HardwareID
 func (b *batch) putAlias(tenant edgeclaim.TenantID, hardware edgeclaim.HardwareID, id edgeclaim.DeviceID) error {
 	some := true
 	b.aliases, b.dirty = &some, true
-	return b.tx.Bucket(bucketAliases).Put(aliasKey(tenant, hardware), id.Bytes())
+	return b.tx.Bucket(bucketAliases).Put(aliasKey(tenant, hardware), aliasRow{id: id}.encode())
 }
 
 // orNotFound is what a look-up that found nothing says.

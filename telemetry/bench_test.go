@@ -16,6 +16,7 @@ import (
 
 const (
 	flatBody     = `{"temperature":21.53,"humidity":48.1,"pressure":1013.25,"state":"running","count":123456}`
+	wholeSchema  = `{"properties":{"temperature":{"type":"number","minimum":-40,"maximum":125},"humidity":{"type":"number","minimum":0,"maximum":100},"pressure":{"type":"number","minimum":300},"state":{"type":"string","enum":["running","idle"]},"count":{"type":"integer","minimum":0}},"required":["temperature","state"],"additionalProperties":false}`
 	platformBody = `{"timestamp":"2026-03-01T08:00:00.250Z","numeric_values":{"temperature":21.53,"humidity":48.1,"pressure":1013.25,"count":123456},"string_values":{"state":"running"}}`
 )
 
@@ -26,6 +27,16 @@ func BenchmarkLook(b *testing.B) {
 	for form, body := range map[string][]byte{"flat": []byte(flatBody), "platform": []byte(platformBody)} {
 		b.Run("form="+form+"/by=scanner", func(b *testing.B) {
 			looker := telemetry.NewLooker()
+			b.ReportAllocs()
+			b.SetBytes(int64(len(body)))
+			for b.Loop() {
+				if !looker.Look(body, by.Device) {
+					b.Fatal("not taken")
+				}
+			}
+		})
+		b.Run("form="+form+"/by=scanner/schema=five_metrics", func(b *testing.B) {
+			looker := telemetry.NewLooker().Under(schema(b, wholeSchema))
 			b.ReportAllocs()
 			b.SetBytes(int64(len(body)))
 			for b.Loop() {
@@ -52,7 +63,7 @@ func BenchmarkLook(b *testing.B) {
 	}
 }
 
-func benchService(b *testing.B) *telemetry.Service {
+func benchService(b *testing.B, inherited func(edgeclaim.TenantID, string) edgeclaim.Inherited) *telemetry.Service {
 	b.Helper()
 	clock := &ticking{}
 	cfg := telemetry.Defaults()
@@ -62,7 +73,7 @@ func benchService(b *testing.B) *telemetry.Service {
 		return clock.stamp()
 	}
 	s, err := telemetry.Open(cfg, telemetry.Parts{
-		Stamp: stamp, Epoch: func() string { return "EPOCH1" }, Events: &registry{},
+		Stamp: stamp, Epoch: func() string { return "EPOCH1" }, Events: &registry{}, Inherited: inherited,
 	}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		b.Fatal(err)
@@ -86,7 +97,7 @@ func benchService(b *testing.B) *telemetry.Service {
 // connections, and those that one connection sends without waiting.
 func BenchmarkTelemetry(b *testing.B) {
 	b.Run("wait=each/devices=50", func(b *testing.B) {
-		s := benchService(b)
+		s := benchService(b, nil)
 		var device atomic.Int64
 		b.SetParallelism(25) // of two processors
 		b.RunParallel(func(p *testing.PB) {
@@ -105,7 +116,7 @@ func BenchmarkTelemetry(b *testing.B) {
 	})
 	for _, window := range []int{1, 20} {
 		b.Run("wait=window/window="+strconv.Itoa(window), func(b *testing.B) {
-			s := benchService(b)
+			s := benchService(b, nil)
 			r := report(b, 1, flatBody)
 			var last edgeclaim.Receipt
 			b.ReportAllocs()
@@ -127,7 +138,7 @@ func BenchmarkTelemetry(b *testing.B) {
 
 // BenchmarkNext: what the way up reads of a backlog.
 func BenchmarkNext(b *testing.B) {
-	s := benchService(b)
+	s := benchService(b, nil)
 	var last edgeclaim.Receipt
 	const backlog = 20_000
 	for i := range backlog {
@@ -151,4 +162,32 @@ func BenchmarkNext(b *testing.B) {
 		}
 	}
 	b.ReportMetric(float64(read)/b.Elapsed().Seconds(), "records/s")
+}
+
+// BenchmarkSweep: a look at who has fallen silent, and the same when a profile
+// has changed.
+func BenchmarkSweep(b *testing.B) {
+	const devices = 100_000
+	for _, changed := range []bool{false, true} {
+		b.Run("devices="+strconv.Itoa(devices)+"/changed="+strconv.FormatBool(changed), func(b *testing.B) {
+			var in inheritance
+			in.set(1, edgeclaim.Profile{OfflineAfter: 3600}, edgeclaim.Profile{ID: "0", OfflineAfter: 7200})
+			s := benchService(b, in.of)
+			for n := range devices {
+				r := report(b, n, `{"a":1}`)
+				r.By.Profile = strconv.Itoa(n % 10)
+				if _, err := s.Telemetry(b.Context(), r); err != nil {
+					b.Fatal(err)
+				}
+			}
+			version := uint64(1)
+			for b.Loop() {
+				if changed {
+					version++
+					in.set(version, edgeclaim.Profile{OfflineAfter: 3600})
+				}
+				s.Sweep()
+			}
+		})
+	}
 }

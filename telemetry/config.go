@@ -47,10 +47,11 @@ type Config struct {
 	// MaxDevicePoints is how many points, and events, of one device are taken
 	// in a second; twice as many at once. Each KiB of a report is a point, too.
 	MaxDevicePoints int
-	// OfflineAfter is how long a device may be silent and count as at work.
+	// OfflineAfter is how long a device may be silent and count as at work, where
+	// its profile does not say.
 	OfflineAfter time.Duration
 	// MaxPresent is how many devices are known to be at work, and how many are
-	// remembered that were, some 250 bytes each. Above, the one silent longest
+	// remembered that were, some 300 bytes each. Above, the one silent longest
 	// counts as offline.
 	MaxPresent int
 }

@@ -17,12 +17,14 @@ const (
 	reasonTooMany
 	reasonThrottled
 	reasonDiskFull
+	reasonSchema
 	reasons // how many there are
 )
 
 var reasonNames = [reasons]string{
 	reasonMalformed: "malformed", reasonWrongDevice: "wrong_device", reasonTooLarge: "too_large",
 	reasonTooMany: "too_many", reasonThrottled: "throttled", reasonDiskFull: "disk_full",
+	reasonSchema: "schema",
 }
 
 // counters count what became of what devices said since the program began.

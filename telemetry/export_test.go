@@ -35,10 +35,37 @@ func Unique(b []byte) bool {
 }
 
 // Looker looks through points, as one report after the other would have it.
-type Looker struct{ w *scratch }
+type Looker struct {
+	w      *scratch
+	schema *schema // nil: none
+}
 
 // NewLooker returns one.
-func NewLooker() *Looker { return &Looker{newScratch()} }
+func NewLooker() *Looker { return &Looker{w: newScratch()} }
+
+// Under has it hold points against a schema.
+func (l *Looker) Under(s *edgeclaim.TelemetrySchema) *Looker { return &Looker{l.w, compile(s)} }
+
+// Schemas says how many compiled schemas the service has.
+func (s *Service) Schemas() int {
+	s.schemas.mu.RLock()
+	defer s.schemas.mu.RUnlock()
+	return len(s.schemas.kept)
+}
+
+// MaxSchemas bounds them.
+const MaxSchemas = maxSchemas
+
+// Sweep has those leave who were silent for too long, as it is done all the time.
+func (s *Service) Sweep() { s.presence.sweep(s.parts.Stamp()) }
+
+// Silences says of how many different times of silence the service has a list,
+// and how many tenants' profiles it watches.
+func (s *Service) Silences() (lists, tenants int) {
+	s.presence.mu.Lock()
+	defer s.presence.mu.Unlock()
+	return len(s.presence.silences), len(s.presence.versions)
+}
 
 // Point looks through one body with a single point, and returns what upstream
 // would be told of it.
@@ -62,7 +89,8 @@ func (l *Looker) Look(body []byte, device edgeclaim.DeviceID) bool {
 	if !ok {
 		return false
 	}
-	_, f := l.w.parsePoint(body[start:end], device, true)
+	r := edgeclaim.Report{By: edgeclaim.Admission{Device: device}, Via: edgeclaim.ViaMQTT}
+	_, f := l.w.lookPoint(body[start:end], &r, l.schema)
 	return f == nil
 }
 

@@ -1,9 +1,10 @@
 package telemetry
 
-// The two chains that a device is a link of.
+// The chains that a device is a link of.
 const (
 	byPlace = iota // online or away
 	byTurn
+	bySilence
 )
 
 type link struct{ prev, next *device }

@@ -22,6 +22,7 @@ type presence struct {
 	each         time.Duration // that a point takes to be made good
 	changed      chan struct{}
 	came         chan struct{} // somebody has come: the list is to be written
+	inherited    func(edgeclaim.TenantID, string) edgeclaim.Inherited
 
 	mu      sync.Mutex // guards what follows, for the length of a look-up
 	devices map[edgeclaim.DeviceID]*device
@@ -29,6 +30,11 @@ type presence struct {
 	// online are those at work, the one silent longest first, so in the order
 	// of spoke too; away are the others, the one away longest first.
 	online, away list
+	// silences are those at work by how long they may be silent; none is empty for
+	// longer than to the next sweep. versions are the versions of profiles by which
+	// that was decided, of the tenants that have somebody at work or had.
+	silences map[time.Duration]*silence
+	versions map[edgeclaim.TenantID]uint64
 	// turns are those that came or left once, in the order of turned.
 	turns list
 	// page is where the last page of states ended.
@@ -56,11 +62,21 @@ type device struct {
 	good   time.Duration // the uptime at which its points are made good
 	warned time.Duration // the uptime from which on the log may tell of it
 
-	links [2]link
+	// While it is at work: among whom it is, by which version of its tenant's
+	// profiles.
+	silence *silence
+	version uint64
+	profile string
+
+	links [3]link
 }
 
-func newPresence(cfg Config) *presence {
+func newPresence(cfg Config, inherited func(edgeclaim.TenantID, string) edgeclaim.Inherited) *presence {
+	if inherited == nil {
+		inherited = func(edgeclaim.TenantID, string) edgeclaim.Inherited { return edgeclaim.Inherited{} }
+	}
 	p := &presence{
+		inherited: inherited, silences: map[time.Duration]*silence{}, versions: map[edgeclaim.TenantID]uint64{},
 		offlineAfter: cfg.OfflineAfter, most: cfg.MaxPresent,
 		each:    time.Second / time.Duration(cfg.MaxDevicePoints),
 		changed: make(chan struct{}, 1), came: make(chan struct{}, 1), devices: map[edgeclaim.DeviceID]*device{},
@@ -125,11 +141,12 @@ func (p *presence) mayWarn(id edgeclaim.DeviceID, now edgeclaim.Stamp) bool {
 
 // spoke notes that a device sent telemetry, which is at that place of the log;
 // 0 for nowhere.
-func (p *presence) spoke(by *edgeclaim.Admission, now edgeclaim.Stamp, place uint64) {
+func (p *presence) spoke(by *edgeclaim.Admission, now edgeclaim.Stamp, place uint64, h holding) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	d := p.of(by.Device)
 	d.tenant, d.seen, d.heard = by.Tenant, now.Time, now.Uptime
+	p.heed(d, by, h)
 	if place > 0 {
 		d.newest = place
 	}
@@ -180,6 +197,8 @@ func (p *presence) signal() {
 // leave makes a device that is at work one that is not. With mu held.
 func (p *presence) leave(d *device, now edgeclaim.Stamp) {
 	p.online.remove(d)
+	d.silence.remove(d)
+	d.silence = nil
 	p.away.push(d)
 	p.turn(d, false, now)
 	p.trim()
@@ -189,15 +208,6 @@ func (p *presence) gone(id edgeclaim.DeviceID, now edgeclaim.Stamp) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if d, ok := p.devices[id]; ok && d.online {
-		p.leave(d, now)
-	}
-}
-
-// sweep makes those leave who were silent for too long.
-func (p *presence) sweep(now edgeclaim.Stamp) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for d := p.online.front; d != nil && now.Uptime-d.heard >= p.offlineAfter; d = p.online.front {
 		p.leave(d, now)
 	}
 }

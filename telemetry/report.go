@@ -20,7 +20,8 @@ const pointBytes = 1 << 10
 // Receipt's Commit does, and only when that ended well are they durable (P1).
 //
 // An array is taken point by point, and what is wrong with one is counted. A
-// single point that is wrong, or a body that is no JSON, is an InvalidError.
+// single point that is wrong, or a body that is no JSON, is an InvalidError. What
+// the schema of the device's profile does not allow is wrong.
 // ErrThrottled: the device says too much, and nothing of the report was taken.
 // ErrUnavailable: the disk, or what may wait for it, is full; nothing was taken,
 // and trying later helps. A Fleeting report has no Commit, and is dropped where
@@ -33,7 +34,8 @@ func (s *Service) Telemetry(_ context.Context, r edgeclaim.Report) (edgeclaim.Re
 		s.scratch.Put(w)
 	}()
 	now := s.parts.Stamp()
-	rejected, err := s.look(w, &r)
+	holds, schema := s.inherits(&r.By)
+	rejected, err := s.look(w, &r, schema)
 	if err != nil {
 		s.presence.charge(r.By.Device, 1, now) // nonsense is not free either
 		return edgeclaim.Receipt{Rejected: 1}, err
@@ -46,14 +48,15 @@ func (s *Service) Telemetry(_ context.Context, r edgeclaim.Report) (edgeclaim.Re
 		return receipt, nil
 	}
 	if r.Fleeting && !s.soon() {
-		s.dropFleeting(&r, now, len(w.points))
+		s.count.fleetingDropped.Add(uint64(len(w.points)))
+		s.presence.spoke(&r.By, now, 0, holds) // it is at work all the same
 		return receipt, nil
 	}
 	last, commit, err := s.points.Append(s.entries(w, &r, now)...)
 	switch {
 	case err != nil && r.Fleeting:
-		s.dropFleeting(&r, now, len(w.points))
-		return receipt, nil
+		s.count.fleetingDropped.Add(uint64(len(w.points)))
+		last = 0
 	case errors.Is(err, edgeclaim.ErrInvalid):
 		return s.excessive(&r, receipt)
 	case err != nil:
@@ -63,7 +66,7 @@ func (s *Service) Telemetry(_ context.Context, r edgeclaim.Report) (edgeclaim.Re
 	default:
 		receipt.Commit = commit
 	}
-	s.presence.spoke(&r.By, now, last)
+	s.presence.spoke(&r.By, now, last, holds)
 	return receipt, nil
 }
 
@@ -84,15 +87,9 @@ func cost(points int, r *edgeclaim.Report) int {
 	return max(points, (len(r.Body)+pointBytes-1)/pointBytes)
 }
 
-// dropFleeting counts points that could not go on their way. Their device is at
-// work all the same.
-func (s *Service) dropFleeting(r *edgeclaim.Report, now edgeclaim.Stamp, points int) {
-	s.count.fleetingDropped.Add(uint64(points))
-	s.presence.spoke(&r.By, now, 0)
-}
-
-// look finds a report's points, and counts those that are wrong.
-func (s *Service) look(w *scratch, r *edgeclaim.Report) (rejected int, err error) {
+// look finds a report's points, and counts those that are wrong, or not what the
+// schema says; nil: it says nothing.
+func (s *Service) look(w *scratch, r *edgeclaim.Report, schema *schema) (rejected int, err error) {
 	if len(r.Body) > edgeclaim.MaxReport {
 		return 0, s.reject(r, &fault{reasonTooLarge, "body", "larger than a report may be"})
 	}
@@ -102,7 +99,7 @@ func (s *Service) look(w *scratch, r *edgeclaim.Report) (rejected int, err error
 	}
 	body := r.Body[start:end]
 	if body[0] != '[' {
-		p, f := w.parsePoint(body, r.By.Device, r.Via == edgeclaim.ViaMQTT)
+		p, f := w.lookPoint(body, r, schema)
 		if f != nil {
 			return 0, s.reject(r, f)
 		}
@@ -117,7 +114,7 @@ func (s *Service) look(w *scratch, r *edgeclaim.Report) (rejected int, err error
 		if len(w.points)+rejected == edgeclaim.MaxPoints {
 			return 0, s.reject(r, &fault{reasonTooMany, "body", "more points than a report may have"})
 		}
-		p, f := w.parsePoint(raw, r.By.Device, r.Via == edgeclaim.ViaMQTT)
+		p, f := w.lookPoint(raw, r, schema)
 		if f != nil {
 			rejected++
 			s.reject(r, f) //nolint:errcheck // counted
@@ -129,6 +126,14 @@ func (s *Service) look(w *scratch, r *edgeclaim.Report) (rejected int, err error
 		return 0, s.reject(r, malformed("body", "an array without points"))
 	}
 	return rejected, nil
+}
+
+func (s *scratch) lookPoint(raw []byte, r *edgeclaim.Report, schema *schema) (point, *fault) {
+	p, f := s.parsePoint(raw, r.By.Device, r.Via == edgeclaim.ViaMQTT)
+	if f == nil && schema != nil {
+		f = schema.check(&p)
+	}
+	return p, f
 }
 
 // entries writes what is to be kept of the points.

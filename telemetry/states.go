@@ -109,7 +109,8 @@ func (l *Lane) newest(place uint64, device edgeclaim.DeviceID) *edgeclaim.Record
 // watch notices who has fallen silent, and what an operator has to know, until
 // ctx ends.
 func (s *Service) watch(ctx context.Context) error {
-	look := time.NewTicker(min(max(s.cfg.OfflineAfter/8, lookAtLeast), lookAtMost))
+	every := lookEvery(s.cfg.OfflineAfter)
+	look := time.NewTicker(every)
 	defer look.Stop()
 	w := trouble{Service: s, lost: s.points.Bounds().Lost}
 	r := s.newRoll()
@@ -122,11 +123,18 @@ func (s *Service) watch(ctx context.Context) error {
 			r.look()
 		case <-look.C:
 			now := s.parts.Stamp()
-			s.presence.sweep(now)
+			if shortest := lookEvery(s.presence.sweep(now)); shortest != every {
+				every = shortest
+				look.Reset(every)
+			}
 			r.look()
 			w.look(s.points.Bounds(), now)
 		}
 	}
+}
+
+func lookEvery(threshold time.Duration) time.Duration {
+	return min(max(threshold/8, lookAtLeast), lookAtMost)
 }
 
 // trouble is what was seen of the disk. It is of one goroutine.

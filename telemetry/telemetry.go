@@ -62,6 +62,9 @@ type Parts struct {
 	Answers Answers
 	// Told reports whether the way up takes telemetry now; nil: never.
 	Told func() bool
+	// Inherited is what the devices of a tenant and profile inherit, from memory;
+	// nil: nothing. It never blocks, and what it returns is never changed.
+	Inherited func(tenant edgeclaim.TenantID, profile string) edgeclaim.Inherited
 	// Observe hears of what an operator has to know; nil: nobody does. It must
 	// not block.
 	Observe func(alarm edgeclaim.Alarm)
@@ -78,6 +81,7 @@ type Service struct {
 
 	lane     *Lane
 	presence *presence
+	schemas  *schemas
 	count    counters
 	// before is what lay in the logs when they were opened.
 	before  struct{ points, events uint64 }
@@ -108,7 +112,7 @@ func Open(cfg Config, parts Parts, logger *slog.Logger) (*Service, error) {
 		cfg: cfg, parts: parts, logger: logger,
 		points: points, events: events,
 		lane:     newLane(points, filepath.Join(cfg.Dir, folder), parts.Stamp, logger),
-		presence: newPresence(cfg), listEvery: onlineEvery,
+		presence: newPresence(cfg, parts.Inherited), schemas: newSchemas(), listEvery: onlineEvery,
 	}
 	s.before.points, s.before.events = points.Bounds().Last, events.Bounds().Last
 	s.scratch.New = func() any { return newScratch() }

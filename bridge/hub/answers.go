@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"slices"
 	"time"
 
 	"edgeclaim"
@@ -21,7 +22,8 @@ type answer struct {
 	ack     wire.Ack
 	nacks   map[edgeclaim.Lane]*wire.Nack // the first one of each lane
 	refused *wire.Refused
-	said    bool // the ack says something
+	shares  []edgeclaim.ShareGrant // of a wish
+	said    bool                   // the ack says something
 }
 
 func newAnswers(a *applier) *answers { return &answers{applier: a, of: map[*session]*answer{}} }
@@ -50,6 +52,9 @@ func (t *answers) take(pending []work, results []registry.Result) {
 			upto = min(upto, s.sent[batch.Lane])
 		}
 		t.to(s).take(batch, &results[i], upto)
+		if r := pending[i].item.Report; r != nil && results[i].Refused == nil {
+			t.applier.heard(s, r)
+		}
 		if n := results[i].Skipped; n > 0 && s.mayGrumble(time.Now()) {
 			t.applier.logger.Warn("devices of a box are not taken: is their tenant served here?",
 				"site", s.names.Site, "box_id", s.names.Box, "devices", n)
@@ -64,6 +69,9 @@ func (t *answers) take(pending []work, results []registry.Result) {
 				f.Pages++
 			case it.States != nil:
 				f.States++
+			case it.Report != nil: // counted where it is heard
+			case it.Wish != nil:
+				f.Wishes++
 			default:
 				f.Batches++
 			}
@@ -85,6 +93,7 @@ func (w *answer) take(batch *wire.Batch, r *registry.Result, upto uint64) {
 		if r.State != nil {
 			w.ack.State, w.said = r.State, true
 		}
+		w.shares = append(w.shares, r.Shares...)
 		return
 	}
 	w.said = true
@@ -100,7 +109,7 @@ func (w *answer) take(batch *wire.Batch, r *registry.Result, upto uint64) {
 // retry notes that nothing of the work was committed.
 func (t *answers) retry(pending []work) {
 	for i := range pending {
-		if pending[i].item.States != nil {
+		if it := &pending[i].item; it.States != nil || it.Report != nil || it.Wish != nil {
 			continue // its box says them again, what they are by then
 		}
 		w := t.to(pending[i].session)
@@ -139,6 +148,9 @@ func (t *answers) send() {
 		w := t.of[s]
 		if w.said {
 			t.acknowledge(s, w)
+		}
+		for part := range slices.Chunk(w.shares, wire.MaxShares) {
+			t.applier.sayShares(s, part)
 		}
 		if w.refused != nil {
 			t.applier.refuse(s, s.names, w.refused)

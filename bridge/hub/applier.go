@@ -22,6 +22,9 @@ type applier struct {
 	states   map[string]registry.BoxState // by box, not stored yet
 	health   *health
 	orders   orders
+
+	documents documents
+	verdicts  verdicts
 }
 
 func newApplier(h *Hub) (*applier, error) {
@@ -77,10 +80,13 @@ func (a *applier) tick(ctx context.Context) {
 		}
 	}
 	a.tellOrders(ctx, now)
+	a.tellDocuments(ctx, now)
+	a.tellShares(ctx, now)
+	a.tellVerdicts(ctx, now)
 }
 
-// group takes an item and what is behind it, and commits all batches, pages and
-// states among them together.
+// group takes an item and what is behind it, and commits all batches, pages,
+// states, reports and wishes among them together.
 func (a *applier) group(ctx context.Context, first item) {
 	items := a.intake.more(first, a.conf.GroupMessages, a.conf.GroupBytes)
 	defer a.intake.done(items)
@@ -100,6 +106,14 @@ func (a *applier) group(ctx context.Context, first item) {
 		case *wire.States:
 			if a.admit(s, n, m.Epoch, m.Nonce) {
 				pending = append(pending, work{s, registry.Item{Names: n, States: m}})
+			}
+		case *wire.DocumentsReport:
+			if a.admit(s, n, m.Epoch, m.Nonce) {
+				pending = append(pending, work{s, registry.Item{Names: n, Report: m}})
+			}
+		case *wire.SharesWant:
+			if a.admit(s, n, m.Epoch, m.Nonce) && s.shares.takes {
+				pending = append(pending, work{s, registry.Item{Names: n, Wish: m}})
 			}
 		case *wire.Hello:
 			// What came before it belongs to the session before it.
@@ -193,15 +207,17 @@ func (a *applier) head(kind string, n wire.Names, epoch, nonce string) wire.Head
 	return wire.Head{Type: kind, Box: n.Box, Epoch: epoch, Nonce: nonce, Time: a.now().UTC()}
 }
 
-// say signs a message and sends it down. One that cannot be sent is not kept:
-// the box asks again.
-func (a *applier) say(n wire.Names, kind string, message wire.Down) {
+// say signs a message and sends it down, and reports whether it is on its way.
+// One that cannot be sent is not kept: the box asks again, or is told again.
+func (a *applier) say(n wire.Names, kind string, message wire.Down) bool {
 	payload, err := wire.Seal(a.key, message)
 	if err != nil {
 		a.logger.Error("message could not be written", "kind", kind, "err", err)
-		return
+		return false
 	}
 	if !a.out.send(n.Down(kind), payload) {
 		a.figures.count(func(f *Figures) { f.Unsent++ })
+		return false
 	}
+	return true
 }

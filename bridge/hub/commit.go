@@ -8,7 +8,7 @@ import (
 	"edgeclaim/bridge/hub/registry"
 )
 
-// work is a batch or page of a session.
+// work is a batch, a page, states, a report or a wish of a session.
 type work struct {
 	session *session
 	item    registry.Item

@@ -4,6 +4,8 @@ import (
 	"context"
 	"time"
 
+	"edgeclaim"
+	"edgeclaim/bridge/hub/registry"
 	"edgeclaim/bridge/wire"
 )
 
@@ -82,3 +84,17 @@ func (h Health) Worked(box string) bool           { return h.health.worked(h.box
 func (h Health) Wait(box string, now time.Time) time.Duration {
 	return h.health.wait(h.box(box), now)
 }
+
+// MayJudge reports whether a box is told a verdict on its nth credential.
+func (t Sessions) MayJudge(box string, n byte, now time.Time) bool {
+	v := &registry.Verdict{}
+	v.Void, _ = edgeclaim.KeyHashFromBytes(append(make([]byte, 31), n))
+	return t.of(wire.Names{Site: "s", Box: box}, now).mayJudge(v, now)
+}
+
+// What a box is told again, and how much of it at once.
+const (
+	OfferAgain   = offerAgain
+	VerdictAgain = verdictAgain
+	BoxVerdicts  = boxVerdicts
+)

@@ -16,6 +16,12 @@ type Figures struct {
 	States   uint64 // messages of states, applied or seen to be
 	Records  uint64 // applied, and devices of pages and states
 	Skipped  uint64 // devices of snapshots and states that were not taken
+	Offers   uint64 // lists of documents told
+	Parts    uint64 // of documents told
+	Reports  uint64 // messages on documents that boxes have
+	Wishes   uint64 // messages that asked for shares of keys
+	Shares   uint64 // shares told
+	Verdicts uint64 // told, each time
 	Orders   uint64 // commands and cancellations told, each time
 	Acks     uint64 // told
 	Asked    uint64 // boxes, for a new hello

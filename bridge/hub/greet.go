@@ -91,6 +91,9 @@ func (a *applier) greet(ctx context.Context, s *session, n wire.Names, h *wire.H
 		Resume: greeting.Resume, Credit: a.sessions.credit(), StartAfter: delay.Milliseconds(),
 		Snapshot: greeting.Snapshot, Held: greeting.Held, Recover: greeting.Recover,
 	})
+	if a.documents.catalogue != nil && s.isDue(a.documents.catalogue, now) {
+		a.offer(s, now)
+	}
 }
 
 // answerRefused refuses a hello. It takes no session away from the holder of
@@ -119,7 +122,7 @@ func (a *applier) refuse(s *session, n wire.Names, r *wire.Refused) {
 
 // want answers what a box asks for beside the lanes.
 func (a *applier) want(ctx context.Context, s *session, m *wire.Want) {
-	if m.What != wire.WantRegistry {
+	if m.What != wire.WantRegistry && m.What != wire.WantDocument {
 		return // of a later version
 	}
 	a.figures.count(func(f *Figures) { f.Wants++ })
@@ -128,6 +131,10 @@ func (a *applier) want(ctx context.Context, s *session, m *wire.Want) {
 	}
 	asking, cancel := context.WithTimeout(ctx, a.conf.ApplyTimeout)
 	defer cancel()
+	if m.What == wire.WantDocument {
+		a.wantDocument(asking, s, m)
+		return
+	}
 	if m.Done {
 		if err := a.db.Recovered(asking, s.names.Box, m.Epoch); err != nil {
 			a.failed(s, err)

@@ -18,7 +18,8 @@ const maxInbound = wire.MaxMessage + 512
 type item struct {
 	names wire.Names
 	// message is a *wire.Hello, *wire.Want, *wire.SnapshotPage, *wire.States,
-	// *wire.Batch, *wire.State, or a malformed.
+	// *wire.DocumentsReport, *wire.SharesWant, *wire.Batch, *wire.State, or a
+	// malformed.
 	message any
 	bytes   int64
 }

@@ -122,12 +122,13 @@ func (k keyFile) create(dir, path string) (err error) {
 	return errors.Join(folder.Sync(), folder.Close())
 }
 
-// Enrolment is what a box is told of this hub, for `edgeclaim enroll`.
-func Enrolment(upstream string, key ed25519.PrivateKey, seal hpke.PublicKey) wire.Enrolment {
+// Enrolment is what a box is told of this hub, for `edgeclaim enroll`. document is
+// the public key of the registry's DocumentKey; with nil, the box takes no documents.
+func Enrolment(upstream string, key ed25519.PrivateKey, seal hpke.PublicKey, document ed25519.PublicKey) wire.Enrolment {
 	public, _ := key.Public().(ed25519.PublicKey) // always: crypto/ed25519 says so
 	return wire.Enrolment{
 		Type: wire.EnrolmentType, Upstream: upstream, Key: base64.RawURLEncoding.EncodeToString(public),
-		SealKey: base64.RawURLEncoding.EncodeToString(seal.Bytes()),
+		SealKey: base64.RawURLEncoding.EncodeToString(seal.Bytes()), DocumentKey: base64.RawURLEncoding.EncodeToString(document),
 	}
 }
 

@@ -89,7 +89,8 @@ func TestEnrolment(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text, err := wire.Encode(hub.Enrolment("SOMEHUB", key, seal.PublicKey()))
+	document := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)).Public().(ed25519.PublicKey)
+	text, err := wire.Encode(hub.Enrolment("SOMEHUB", key, seal.PublicKey(), document))
 	if err != nil {
 		t.Fatal(err)
 	}

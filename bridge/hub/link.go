@@ -58,6 +58,16 @@ func (o *outbound) send(topic string, payload []byte) bool {
 	return true
 }
 
+// waiting is how many messages down have no PUBACK yet.
+func (o *outbound) waiting() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.link == nil {
+		return 0
+	}
+	return len(o.link.flight)
+}
+
 // attempt is one connection, and the wait after it. finish returns when what
 // has come is committed and answered.
 func (h *Hub) attempt(ctx context.Context, finish func()) {

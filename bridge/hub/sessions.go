@@ -50,6 +50,14 @@ type session struct {
 	// most, and when.
 	ordered map[orderKey]time.Time
 
+	// enrolled: the box takes nothing that is not signed, and all that is.
+	enrolled bool
+	offering offering
+	shares   sharing
+	// judged is which verdicts the box was told in this session, boxVerdicts at
+	// most, and when.
+	judged map[verdictKey]time.Time
+
 	// hello waits for a registry that failed; nil for none.
 	hello *waiting
 	// failures counts how often in a row the registry failed for it, and
@@ -186,8 +194,19 @@ func (s *session) begin(n wire.Names, h *wire.Hello, now time.Time) {
 	if s.welcomed && s.nonce != h.Nonce {
 		s.former = append(s.former[max(0, len(s.former)-formerNonces+1):], s.nonce)
 	}
+	offers := offering{takes: h.Enrolled && h.Documents != nil}
+	if s.nonce == h.Nonce { // it says again what was true when it was said first
+		offers.signer = s.offering.signer
+	}
+	for i := range h.Documents {
+		if d := &h.Documents[i]; d.Type == edgeclaim.DocumentSigner {
+			offers.signer.Version = max(offers.signer.Version, d.Version)
+		}
+	}
 	s.names, s.epoch, s.nonce, s.welcomed = n, h.Epoch, h.Nonce, true
-	s.greeted, s.hello, s.ordered = now, nil, nil
+	s.greeted, s.hello, s.ordered, s.judged = now, nil, nil, nil
+	s.enrolled, s.offering = h.Enrolled, offers
+	s.shares = sharing{takes: h.Enrolled && h.Shares, isDue: true}
 	s.sent, s.gap = map[edgeclaim.Lane]uint64{}, map[edgeclaim.Lane]uint64{}
 }
 

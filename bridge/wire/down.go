@@ -16,6 +16,9 @@ const (
 	TypeAck      = "ack"
 	TypeRegistry = "registry"
 	TypeCommand  = "command"
+	TypeOffers   = "offers"
+	TypeDocument = "document"
+	TypeVerdicts = "verdicts"
 )
 
 // Head is what every message under down/ begins with. A box takes none that
@@ -224,8 +227,9 @@ const (
 type Down interface{ Header() *Head }
 
 // DecodeDown reads a payload as Open returns it: *Welcome, *Refused, *Again,
-// *Ack, *RegistryPage or *Commands. ErrInvalid says what is wrong. A type that is not
-// known is nil without an error: a later version may say more.
+// *Ack, *RegistryPage, *Commands, *Offers, *DocumentPart, *Shares or *Verdicts.
+// ErrInvalid says what is wrong. A type that is not known is nil without an
+// error: a later version may say more.
 func DecodeDown(payload []byte) (Down, error) {
 	var head Head
 	if err := decode(payload, &head); err != nil {
@@ -245,14 +249,22 @@ func DecodeDown(payload []byte) (Down, error) {
 		message = new(RegistryPage)
 	case TypeCommand:
 		message = new(Commands)
+	case TypeOffers:
+		message = new(Offers)
+	case TypeDocument:
+		message = new(DocumentPart)
+	case TypeShares:
+		message = new(Shares)
+	case TypeVerdicts:
+		message = new(Verdicts)
 	default:
 		return nil, nil
 	}
 	if err := decode(payload, message); err != nil {
 		return nil, err
 	}
-	if commands, ok := message.(*Commands); ok {
-		if err := commands.check(); err != nil {
+	if checked, ok := message.(interface{ check() error }); ok {
+		if err := checked.check(); err != nil {
 			return nil, err
 		}
 	}

@@ -85,6 +85,10 @@ type Enrolment struct {
 	// SealKey is the X25519 public key that PSKs are sealed for on their way
 	// up, spelled likewise; empty where upstream wants none.
 	SealKey string `json:"seal_key,omitempty"`
+	// DocumentKey is the Ed25519 public key that documents are signed by,
+	// spelled likewise: another than Key, and not the application's. Empty: the
+	// box takes no documents.
+	DocumentKey string `json:"document_key,omitempty"`
 }
 
 // EnrolmentType is an Enrolment's type.
@@ -110,7 +114,27 @@ func DecodeEnrolment(text []byte) (Enrolment, ed25519.PublicKey, error) {
 	if _, err := SealKeyOf(&e); err != nil {
 		return e, nil, err
 	}
+	if _, err := DocumentKeyOf(&e); err != nil {
+		return e, nil, err
+	}
 	return e, key, nil
+}
+
+// DocumentKeyOf reads an enrolment's key for documents. Nil where it has none;
+// ErrInvalid for what is no key, and for the application's own: a document has to
+// be signed by somebody whom nobody gets at through it.
+func DocumentKeyOf(e *Enrolment) (ed25519.PublicKey, error) {
+	if e.DocumentKey == "" {
+		return nil, nil
+	}
+	key, err := base64.RawURLEncoding.Strict().DecodeString(e.DocumentKey)
+	if err != nil || len(key) != ed25519.PublicKeySize {
+		return nil, edgeclaim.Invalid("document_key", "want %d bytes, base64url without padding", ed25519.PublicKeySize)
+	}
+	if e.DocumentKey == e.Key {
+		return nil, edgeclaim.Invalid("document_key", "want another than public_key")
+	}
+	return key, nil
 }
 
 // SealKeyOf reads an enrolment's key for sealing PSKs: of HPKE (RFC 9180),

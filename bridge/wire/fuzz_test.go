@@ -65,7 +65,7 @@ func FuzzDecodeDown(f *testing.F) {
 func stable(t *testing.T, message any, decode func([]byte) (any, error)) {
 	t.Helper()
 	switch message.(type) {
-	case *wire.SnapshotPage, *wire.RegistryPage:
+	case *wire.SnapshotPage, *wire.RegistryPage, *wire.Verdicts:
 		return // a device without members can be heard, and not be said
 	}
 	once, err := wire.Encode(message)
@@ -156,9 +156,13 @@ func FuzzDecodeEnrolment(f *testing.F) {
 	f.Add([]byte(`{"type":"edgeclaim.enrolment.v1","upstream_id":"hub-1","public_key":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}`))
 	f.Add([]byte(`{"type":"edgeclaim.enrolment.v1","upstream_id":"hub-1","public_key":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA","seal_key":"hSDwCYkwp1R0i33ctD73Wg2_Og0mOBr066SpjqqbTmo"}`))
 	f.Add([]byte(`{"type":"edgeclaim.enrolment.v1","upstream_id":"hub-1","public_key":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA","seal_key":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}`))
+	f.Add([]byte(`{"type":"edgeclaim.enrolment.v1","upstream_id":"hub-1","public_key":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA","document_key":"hSDwCYkwp1R0i33ctD73Wg2_Og0mOBr066SpjqqbTmo"}`))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		e, key, err := wire.DecodeEnrolment(text)
 		invalid(t, text, err)
+		if signs, bad := wire.DocumentKeyOf(&e); err == nil && (bad != nil || (signs == nil) != (e.DocumentKey == "")) {
+			t.Errorf("%q: document key of %d bytes, %v", text, len(signs), bad)
+		}
 		if seal, bad := wire.SealKeyOf(&e); err == nil && (bad != nil || (seal == nil) != (e.SealKey == "")) {
 			t.Errorf("%q: seal key %v, %v", text, seal, bad)
 		}

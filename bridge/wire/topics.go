@@ -19,10 +19,13 @@ const HostTopic = root + "_host/st"
 
 // The kinds of message, which are the last levels of their topics.
 const (
-	KindControl  = "ctl"  // up: Hello, Want, States; down: Welcome, Refused, Again, RegistryPage
+	// up: Hello, Want, States, DocumentsReport, SharesWant; down: Welcome,
+	// Refused, Again, RegistryPage, Shares, Verdicts
+	KindControl  = "ctl"
 	KindSnapshot = "snap" // up: SnapshotPage
 	KindAck      = "ack"  // down: Ack
 	KindCommand  = "cmd"  // down: Commands
+	KindDocument = "doc"  // down: Offers, DocumentPart
 )
 
 // UpFilter and StateFilter are what an application subscribes to for all sites.
@@ -58,8 +61,8 @@ func (n Names) State() string { return n.base() + "/st" }
 // Up is where a kind of message goes up: a lane, KindControl, KindSnapshot.
 func (n Names) Up(kind string) string { return n.base() + "/up/" + kind }
 
-// Down is where a kind of message comes down: KindAck, KindCommand, KindControl; "#" for
-// all.
+// Down is where a kind of message comes down: KindAck, KindCommand, KindControl,
+// KindDocument; "#" for all.
 func (n Names) Down(kind string) string { return n.base() + "/down/" + kind }
 
 func (n Names) base() string { return root + n.Site + "/" + n.Box }

@@ -15,6 +15,9 @@ const (
 	TypeWant     = "want"
 	TypeSnapshot = "snapshot"
 	TypeState    = "state"
+	TypeShares   = "shares" // down too: its answer
+	// TypeDocuments is a DocumentsReport's.
+	TypeDocuments = "documents"
 )
 
 // Hello begins a session: the first message of a connection, said again until
@@ -40,6 +43,13 @@ type Hello struct {
 	Devices  uint64                                 `json:"devices"`
 	Time     time.Time                              `json:"time"`
 	Clock    edgeclaim.ClockState                   `json:"clk"`
+	// Documents are those that the box holds, MaxStated at most, a signer before
+	// all; the DocumentsReport tells of all. nil: it takes none. One that nobody
+	// has confirmed since the box was restored is not among them, but for the
+	// signer: the one behind it is to be offered.
+	Documents []DocumentVersion `json:"documents,omitzero"`
+	// Shares: the box honours shares of keys, and asks for them.
+	Shares bool `json:"shares,omitzero"`
 }
 
 // Want asks for something beside the lanes.
@@ -48,16 +58,32 @@ type Want struct {
 	Box   string `json:"box_id"`
 	Epoch string `json:"epoch"`
 	Nonce string `json:"nonce"`
-	// What is WantRegistry.
+	// What is WantRegistry, WantDocument or WantOffers.
 	What string `json:"what"`
 	// After is the last device that the box has; empty for the first page.
 	After string `json:"after,omitempty"`
 	// Done: the box has all, upstream need not offer it any more.
 	Done bool `json:"done,omitempty"`
+
+	// Document, Version and Hash are those of an offer, and Part which part of
+	// it, from 1; of WantDocument.
+	Document edgeclaim.DocumentID `json:"document,omitzero"`
+	Version  uint64               `json:"version,omitzero"`
+	Hash     string               `json:"sha256,omitzero"`
+	Part     uint64               `json:"part,omitzero"`
 }
 
-// WantRegistry asks for the devices that the box once told, a page at a time.
-const WantRegistry = "registry"
+// What a Want may ask for.
+const (
+	// WantRegistry: the devices that the box once told, a page at a time.
+	WantRegistry = "registry"
+	// WantDocument: a part of a document that was offered.
+	WantDocument = "document"
+	// WantOffers: the Offers, all of them, again. A box asks when the list did not
+	// come or not wholly, when it has taken a signer, and now and then: what nobody
+	// confirms grows old.
+	WantOffers = "offers"
+)
 
 // SnapshotPage tells a part of the box's registry as it is. Pages count from 1
 // within their id.
@@ -100,8 +126,8 @@ type DeviceState struct {
 // Encode writes a message as one line of JSON.
 func Encode(message any) ([]byte, error) { return json.Marshal(message) }
 
-// DecodeUp reads a message under up/ctl or up/snap: *Hello, *Want, *SnapshotPage
-// or *States. ErrInvalid says what is wrong, and that the topic's box is
+// DecodeUp reads a message under up/ctl or up/snap: *Hello, *Want,
+// *SnapshotPage, *States, *DocumentsReport or *SharesWant. ErrInvalid says what is wrong, and that the topic's box is
 // not the message's. A type that is not known is nil without an error: a later
 // version may say more.
 func DecodeUp(n Names, text []byte) (any, error) {
@@ -124,6 +150,10 @@ func DecodeUp(n Names, text []byte) (any, error) {
 		return decodeAs(text, (*SnapshotPage).check)
 	case TypeState:
 		return decodeAs(text, (*States).check)
+	case TypeDocuments:
+		return decodeAs(text, (*DocumentsReport).check)
+	case TypeShares:
+		return decodeAs(text, (*SharesWant).check)
 	}
 	return nil, nil
 }
@@ -152,6 +182,14 @@ func (h *Hello) check() error {
 			return edgeclaim.Invalid("lanes", "%s: want first from 1 to appended+1", lane)
 		}
 	}
+	if len(h.Documents) > MaxStated {
+		return edgeclaim.Invalid("documents", "more than %d", MaxStated)
+	}
+	for i := range h.Documents {
+		if err := checkVersion(h.Documents[i].DocumentID, h.Documents[i].Version, h.Documents[i].Hash); err != nil {
+			return err
+		}
+	}
 	return checkSession(h.Epoch, h.Nonce)
 }
 
@@ -159,6 +197,14 @@ func (w *Want) check() error {
 	if w.After != "" {
 		if _, err := edgeclaim.ParseDeviceID(w.After); err != nil {
 			return edgeclaim.Invalid("after", "want a device id")
+		}
+	}
+	if w.What == WantDocument {
+		if w.Part == 0 || w.Part > Parts(MaxDocumentText) {
+			return edgeclaim.Invalid("part", "want 1 to %d", Parts(MaxDocumentText))
+		}
+		if err := checkVersion(w.Document, w.Version, w.Hash); err != nil {
+			return err
 		}
 	}
 	return checkSession(w.Epoch, w.Nonce)

@@ -70,6 +70,11 @@ func ups(t testing.TB) []any {
 		},
 		states(t),
 		&wire.States{Type: wire.TypeState, Box: "box42", Epoch: epoch, Nonce: nonce, Reset: true, Devices: []wire.DeviceState{}},
+		stated(t), &wire.Want{
+			Type: wire.TypeWant, Box: "box42", Epoch: epoch, Nonce: nonce, What: wire.WantDocument,
+			Document: documentID(t), Version: 7, Hash: documentHash, Part: 2,
+		},
+		documentsReport(t), sharesWant(t),
 	}
 }
 
@@ -92,12 +97,14 @@ func downs(t testing.TB) []wire.Down {
 		},
 		&wire.RegistryPage{Head: head(wire.TypeRegistry), After: "a", Devices: []edgeclaim.Device{device(t)}, More: true},
 		commands(t, head(wire.TypeCommand)),
+		offers(t, head(wire.TypeOffers)), documentPart(t, head(wire.TypeDocument)),
+		shares(t, head(wire.TypeShares)), verdicts(t, head(wire.TypeVerdicts)),
 	}
 }
 
 var same = cmp.Options{
 	cmp.Comparer(func(a, b edgeclaim.Device) bool { return fmt.Sprintf("%+v", a) == fmt.Sprintf("%+v", b) }),
-	cmpopts.EquateComparable(edgeclaim.DeviceID{}, edgeclaim.TenantID{}, edgeclaim.CommandID{}),
+	cmpopts.EquateComparable(edgeclaim.DeviceID{}, edgeclaim.TenantID{}, edgeclaim.CommandID{}, edgeclaim.KeyID{}, edgeclaim.KeyHash{}),
 }
 
 func TestUpRoundTrips(t *testing.T) {

@@ -14,6 +14,7 @@ import (
 	"edgeclaim/broker"
 	"edgeclaim/cmd/internal/cli"
 	"edgeclaim/command"
+	"edgeclaim/document"
 	"edgeclaim/internal/audit"
 	"edgeclaim/internal/ca"
 	"edgeclaim/internal/clock"
@@ -42,6 +43,7 @@ type box struct {
 	rule      *provision.Service
 	telemetry *telemetry.Service
 	commands  *command.Service
+	documents *document.Service
 	broker    *broker.Broker    // nil when no listener of its is left
 	http      []*httpapi.Server // of devices and of the operator, all that are bound
 	sources   map[string]tlsSource
@@ -108,6 +110,9 @@ func (b *box) assemble(ctx context.Context, bound *bindings) error {
 	if err := b.makeWork(ctx); err != nil {
 		return err
 	}
+	if err := b.openDocuments(ctx); err != nil {
+		return err
+	}
 	if err := b.faceUpstream(); err != nil {
 		return fmt.Errorf("upstream: %w", err)
 	}
@@ -124,7 +129,7 @@ func (b *box) makeRule() error {
 	if err != nil {
 		return fmt.Errorf("throttle: %w", err)
 	}
-	parts := provision.Parts{Store: b.db, Clock: b.clock, Throttle: slow, Precedence: b.precedence}
+	parts := provision.Parts{Store: b.db, Clock: b.clock, Throttle: slow, Precedence: b.precedence, Documents: freshness{b}}
 	if b.authority != nil {
 		parts.Issuer = b.authority
 	}
@@ -183,6 +188,7 @@ func (b *box) faceUpstream() error {
 	parts := bridge.Parts{
 		Outbox: b.db, Quarantine: b.db, Life: b.db, Registry: b.db, Clock: b.clock,
 		Telemetry: b.telemetry.Lane(), States: b.telemetry, Commands: b.commands,
+		Documents: b.documents, Shares: leases{b.rule}, Verdicts: b.rule, Restored: b.documents.Restored,
 	}
 	var err error
 	if b.bridge, err = bridge.New(up, parts, b.identity(), b.logger); err != nil {
@@ -231,6 +237,10 @@ func (b *box) Status(ctx context.Context) (edgeclaim.Status, error) {
 		Telemetry:     b.telemetry.Status(),
 		Commands:      b.commands.Status(),
 		Certificates:  b.certificates(),
+		Documents:     b.documents.Held(),
+	}
+	if s.Shares, err = b.lowShares(ctx); err != nil {
+		return edgeclaim.Status{}, err
 	}
 	if b.broker != nil {
 		s.Connections, s.Users = b.broker.Connections(), b.usersStatus()

@@ -36,6 +36,7 @@ type settings struct {
 	Users       []broker.User  `yaml:"users"`
 	Telemetry   telemetryKeys  `yaml:"telemetry"`
 	Commands    commandKeys    `yaml:"commands"`
+	Documents   documentKeys   `yaml:"documents"`
 	Upstream    bridge.Config  `yaml:"upstream"`
 	Store       storeKeys      `yaml:"store"`
 }
@@ -184,6 +185,7 @@ func defaults() settings {
 		Users:     []broker.User{},
 		Telemetry: defaultTelemetry(),
 		Commands:  defaultCommands(),
+		Documents: defaultDocuments(),
 		Upstream:  bridge.Defaults(),
 		Store: storeKeys{
 			MaxBytes:       kept.MaxBytes,
@@ -348,6 +350,7 @@ func (s *settings) validateSections() error {
 		{name: "throttle", validate: slow.Validate},
 		{name: "telemetry", validate: said.Validate},
 		{name: "commands", validate: told.Validate},
+		{name: "documents", validate: s.Documents.validate},
 		{name: "store", validate: kept.Validate},
 		{name: "upstream", validate: s.Upstream.Validate, skip: s.Upstream.URL == ""},
 	} {

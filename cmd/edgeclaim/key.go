@@ -22,7 +22,7 @@ const keysPath = "/api/v1/keys"
 func (a *app) keyCommand() *cobra.Command {
 	c := &cobra.Command{Use: "key", Short: "Provisioning keys", Args: cobra.NoArgs, RunE: cli.WantCommand}
 	c.AddCommand(a.keyIssueCommand(), a.keyImportCommand(), a.keyListCommand(),
-		a.keyVerb("revoke", "Refuse a key for good"),
+		a.keyShowCommand(), a.keyRevokeCommand(),
 		a.keyVerb("disable", "Refuse a key until it is enabled"),
 		a.keyVerb("enable", "Accept a disabled key again"),
 	)
@@ -166,18 +166,77 @@ func (a *app) keyListCommand() *cobra.Command {
 	return c
 }
 
+// keyPath names a key to the box.
+func keyPath(text string) (string, error) {
+	id, err := edgeclaim.ParseKeyID(text)
+	if err != nil {
+		return "", cli.Usagef("%v", err)
+	}
+	return keysPath + "/" + url.PathEscape(id.String()), nil
+}
+
+func (a *app) keyShowCommand() *cobra.Command {
+	var devices bool
+	c := &cobra.Command{
+		Use: "show ID", Short: "Show a key, or the devices that were made with it", Args: cobra.ExactArgs(1),
+		Example: `  edgeclaim key show 019ca7b2-4c1e-7d05-8f33-5a0b6c7d8e9f
+  edgeclaim key show 019ca7b2-4c1e-7d05-8f33-5a0b6c7d8e9f --devices`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			path, err := keyPath(args[0])
+			if err != nil {
+				return err
+			}
+			if !devices {
+				return show(cmd.Context(), a, request{http.MethodGet, path, nil}, a.printKey)
+			}
+			head := []string{"DEVICE ID", "HARDWARE ID", "NAME", "STATUS", "CLAIMED"}
+			return list(cmd.Context(), a, path+"/devices", head, func(d edgeclaim.Device) []string {
+				return []string{d.ID.String(), d.Hardware.String(), d.Name, string(d.Status), cli.When(d.ClaimedAt)}
+			})
+		},
+	}
+	c.Flags().BoolVar(&devices, "devices", false, "the devices whose credential was made with it")
+	return c
+}
+
+func (a *app) keyRevokeCommand() *cobra.Command {
+	var devices bool
+	var reason string
+	c := &cobra.Command{
+		Use: "revoke ID", Short: "Refuse a key for good", Args: cobra.ExactArgs(1),
+		Long: `Refuse a key for good. The devices that were made with it stay as they are, unless
+--devices says that they are revoked with it: their sessions end, and their hardware is
+refused. Have a look at them before: edgeclaim key show ID --devices.`,
+		Example: `  edgeclaim key revoke 019ca7b2-4c1e-7d05-8f33-5a0b6c7d8e9f
+  edgeclaim key revoke 019ca7b2-4c1e-7d05-8f33-5a0b6c7d8e9f --devices --reason "leaked"`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			path, err := keyPath(args[0])
+			if err != nil {
+				return err
+			}
+			ask := struct {
+				Devices bool   `json:"devices,omitempty"`
+				Reason  string `json:"reason,omitempty"`
+			}{devices, reason}
+			return showSlow(cmd.Context(), a, request{http.MethodPost, path + "/revoke", ask}, a.printKey)
+		},
+	}
+	c.Flags().BoolVar(&devices, "devices", false, "and revoke the devices that were made with it")
+	c.Flags().StringVar(&reason, "reason", "", "why, of the devices; for upstream and the audit log")
+	return c
+}
+
 // keyVerb is a command on one key.
 func (a *app) keyVerb(use, short string) *cobra.Command {
 	return &cobra.Command{
 		Use: use + " ID", Short: short, Args: cobra.ExactArgs(1),
 		Example: "  edgeclaim key " + use + " 019ca7b2-4c1e-7d05-8f33-5a0b6c7d8e9f",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			id, err := edgeclaim.ParseKeyID(args[0])
+			path, err := keyPath(args[0])
 			if err != nil {
-				return cli.Usagef("%v", err)
+				return err
 			}
-			path := keysPath + "/" + url.PathEscape(id.String()) + "/" + use
-			return show(cmd.Context(), a, request{http.MethodPost, path, nil}, a.printKey)
+			return show(cmd.Context(), a, request{http.MethodPost, path + "/" + use, nil}, a.printKey)
 		},
 	}
 }

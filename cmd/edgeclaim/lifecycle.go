@@ -93,7 +93,7 @@ func (b *box) faces() []part {
 
 func (b *box) partsBehind() []part {
 	parts := []part{
-		b.rule.Run, b.telemetry.Run, b.commands.Run, b.watchStore, b.watchdog, b.tellHeads, b.tellAlarms,
+		b.rule.Run, b.telemetry.Run, b.commands.Run, b.documents.Run, b.watchStore, b.watchdog, b.tellHeads, b.tellAlarms,
 		func(ctx context.Context) error { return b.clock.Run(ctx, b.clockChanged) },
 	}
 	if b.bridge != nil {

@@ -114,7 +114,7 @@ func (b *box) adminParts() httpapi.Admin {
 	parts := httpapi.Admin{
 		Rule: b.rule, Box: b, Enroller: b.trust, Quarantine: quarantine{db: b.db}, Tokens: b.tokens,
 		Outbox: stick{db: b.db, points: b.telemetry.Lane(), clock: b.clock, trust: b.trust, identity: b.identity(), logger: b.logger},
-		Orders: b.commands, Settings: b.commands, Presence: b.telemetry,
+		Orders: b.commands, Settings: b.commands, Presence: b.telemetry, Documents: library{b.documents},
 		Data: b.settings.Data, Now: b.clock.Now,
 	}
 	if b.authority != nil {

@@ -139,6 +139,11 @@ var (
 	descReserved    = state("telemetry_reserved", "Whether the disk is down to what only claims may use.")
 	descCommands    = state("commands_waiting", "Commands that have not come to an end.")
 	descNotAfter    = state("certificate_not_after_seconds", "When a certificate of the box's own ends, in Unix time.", "for")
+	descDocuments   = state("documents", "Documents from upstream that the box holds.", "type")
+	descDocumentAge = state("document_age_seconds", "How long ago upstream confirmed a document, of the oldest of its type.", "type")
+	descStale       = state("documents_stale", "Documents that nobody has confirmed for too long.", "type")
+	descUntaken     = state("documents_refused", "Documents whose last offer was not taken.", "type")
+	descShares      = state("shares_low", "Keys of several boxes of which this one's share is nearly used up.")
 	descCertificate = state("certificate_usable", "Whether a certificate of the box's own can be used as it ought to be.", "for")
 )
 
@@ -149,6 +154,7 @@ func (*stateCollector) Describe(ch chan<- *prometheus.Desc) {
 		descParked, descQuarantined, descUpstream, descEnrolled, descInFlight, descCredit, descAlarms, descStoreBytes, descSynced, descFloor, descUptime,
 		descLineAlarms, descWaiting, descAuditLost, descAuditLast, descNotAfter, descCertificate,
 		descUserTold, descUserRefused, descOnline, descAccepted, descRejected, descFleeting, descEventsWait, descEventsLost, descReserved, descCommands,
+		descDocuments, descDocumentAge, descStale, descUntaken, descShares,
 	} {
 		ch <- desc
 	}
@@ -192,6 +198,35 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 	gauge(descUptime, status.UptimeSeconds)
 	collectTrust(&status, gauge, total)
 	collectWork(&status, gauge, total)
+	collectDocuments(&status, gauge)
+}
+
+// collectDocuments reads the documents from upstream: by type, for there may be
+// a thousand.
+func collectDocuments(status *edgeclaim.Status, gauge gaugeFunc) {
+	for _, kind := range edgeclaim.DocumentTypes() {
+		var held, stale, refused int
+		var age float64
+		for i := range status.Documents {
+			d := &status.Documents[i]
+			if d.Type != kind {
+				continue
+			}
+			if d.Version > 0 {
+				held++
+				age = max(age, d.Age)
+			}
+			stale += int(oneIf(d.Stale))
+			refused += int(oneIf(d.Refused != ""))
+		}
+		gauge(descDocuments, float64(held), string(kind))
+		if held > 0 {
+			gauge(descDocumentAge, age, string(kind))
+		}
+		gauge(descStale, float64(stale), string(kind))
+		gauge(descUntaken, float64(refused), string(kind))
+	}
+	gauge(descShares, float64(len(status.Shares)))
 }
 
 // collectWork reads what devices say, and are told, and who hears of it.
@@ -218,6 +253,7 @@ func collectWork(status *edgeclaim.Status, gauge gaugeFunc, total totalFunc) {
 var lineAlarms = []edgeclaim.Alarm{
 	edgeclaim.AlarmCloned, edgeclaim.AlarmKeyOverused, edgeclaim.AlarmThrottled, edgeclaim.AlarmUnconfirmed,
 	edgeclaim.AlarmAuditLost, edgeclaim.AlarmCertificates, edgeclaim.AlarmTelemetryDropped, edgeclaim.AlarmDiskReserve,
+	edgeclaim.AlarmDocumentRefused, edgeclaim.AlarmDocumentStale, edgeclaim.AlarmDeviceConflict, edgeclaim.AlarmKeyRevoked, edgeclaim.AlarmShareLow,
 }
 
 var upstreamAlarms = []edgeclaim.Alarm{

@@ -71,7 +71,7 @@ func (a *app) rootCommand() *cobra.Command {
 	root.AddCommand(a.serveCommand(), a.templateCommand(), a.keyCommand(), a.deviceCommand(), a.commandCommand(), a.userCommand(),
 		a.statusCommand(),
 		a.clockCommand(),
-		a.denyCommand(), a.approvalCommand(), a.approveCommand(), a.manifestCommand(), a.caCommand(), a.tokenCommand(), a.auditCommand(),
+		a.denyCommand(), a.approvalCommand(), a.approveCommand(), a.manifestCommand(), a.importCommand(), a.documentCommand(), a.caCommand(), a.tokenCommand(), a.auditCommand(),
 		a.enrollCommand(), a.outboxCommand(), a.claimCommand(), a.checkCommand(), a.compactCommand(), a.versionCommand())
 	cli.MarkBegun(root, &a.begun)
 	return root

@@ -74,6 +74,7 @@ func (a *app) printStatus(s edgeclaim.Status) error {
 	pairs = append(pairs, upstreamFacts(&s.Upstream)...)
 	pairs = append(pairs, outboxFacts(s.Outbox)...)
 	pairs = append(pairs, workFacts(&s)...)
+	pairs = append(pairs, documentFacts(&s)...)
 	pairs = append(pairs,
 		[2]string{"clock", string(s.Clock.State) + ", " + cli.When(s.Clock.Wall) + ", floor " + orNone(cli.When(s.Clock.Floor))},
 		[2]string{"store", fmt.Sprintf("%s, %d bytes", s.Store.Path, s.Store.Bytes)},

@@ -35,8 +35,10 @@ type keeper interface {
 type trust struct {
 	keeper keeper
 	logger *slog.Logger
-	// changed tells the bridge; it is set before any change, and constant then.
+	// changed tells the bridge, rekeyed the keeper of documents; they are set
+	// before any change, and constant then.
 	changed func(key ed25519.PublicKey, upstream string)
+	rekeyed func()
 
 	mu sync.Mutex // held over a change, so that file, memory and bridge agree
 	// key is nil when nobody is pinned, and one that nobody holds while the
@@ -46,10 +48,12 @@ type trust struct {
 	damaged  time.Time // when that was found; zero when it is in order
 	// recipient is whom PSKs are sealed for; nil where upstream has no key for it.
 	recipient hpke.PublicKey
+	// documents is whose documents the box takes; nil for nobody's.
+	documents ed25519.PublicKey
 }
 
 func newTrust(keeper keeper, logger *slog.Logger) *trust {
-	return &trust{keeper: keeper, logger: logger, changed: func(ed25519.PublicKey, string) {}}
+	return &trust{keeper: keeper, logger: logger, changed: func(ed25519.PublicKey, string) {}, rekeyed: func() {}}
 }
 
 // load reads the enrolment. A damaged one keeps no box from starting, and opens
@@ -66,7 +70,7 @@ func (t *trust) load(ctx context.Context, now time.Time) error {
 		e, t.key, err = wire.DecodeEnrolment(document)
 	}
 	if err == nil {
-		t.upstream, t.recipient = e.Upstream, sealingKey(&e)
+		t.upstream, t.recipient, t.documents = e.Upstream, sealingKey(&e), documentKey(&e)
 		return nil
 	}
 	t.logger.Error("the enrolment cannot be read, nothing is taken from upstream", "err", err, "remedy", "edgeclaim enroll FILE")
@@ -106,6 +110,7 @@ func (t *trust) Enrol(ctx context.Context, document []byte, replace bool) (httpa
 	if err != nil {
 		return httpapi.Enrolment{}, notEnrolment(err)
 	}
+	defer t.rekeyed() // with the lock given back
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if other := t.key != nil && t.damaged.IsZero() && !bytes.Equal(t.key, key); other && !replace {
@@ -115,6 +120,11 @@ func (t *trust) Enrol(ctx context.Context, document []byte, replace bool) (httpa
 		}
 	}
 	recipient := sealingKey(&e)
+	if t.documents != nil && documentKey(&e) == nil && !replace {
+		return httpapi.Enrolment{}, &httpapi.OperatorError{
+			Err: edgeclaim.ErrConflict, Words: "the file has no document_key: no documents would be taken any more",
+		}
+	}
 	if t.recipient != nil && recipient == nil && !replace {
 		return httpapi.Enrolment{}, &httpapi.OperatorError{
 			Err: edgeclaim.ErrConflict, Words: "the file has no seal_key: PSKs would not be sealed for upstream any more",
@@ -123,8 +133,7 @@ func (t *trust) Enrol(ctx context.Context, document []byte, replace bool) (httpa
 	if err := t.keeper.SetEnrolment(ctx, document); err != nil {
 		return httpapi.Enrolment{}, err
 	}
-	t.set(key, e.Upstream)
-	t.recipient = recipient
+	t.set(&e, key)
 	t.logger.Info("box enrolled", "upstream_id", e.Upstream, "key_id", wire.KeyName(key))
 	return t.shown(), nil
 }
@@ -139,6 +148,7 @@ func notEnrolment(err error) error {
 
 // Unenrol implements httpapi.Enroller.
 func (t *trust) Unenrol(ctx context.Context) error {
+	defer t.rekeyed() // with the lock given back
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if err := t.keeper.SetEnrolment(ctx, nil); err != nil {
@@ -147,14 +157,39 @@ func (t *trust) Unenrol(ctx context.Context) error {
 	if t.key != nil {
 		t.logger.Warn("box not enrolled any more, it takes what anybody says upstream")
 	}
-	t.set(nil, "")
+	t.set(&wire.Enrolment{}, nil)
 	return nil
 }
 
 // set changes memory and bridge after what is kept.
-func (t *trust) set(key ed25519.PublicKey, upstream string) {
-	t.key, t.upstream, t.damaged, t.recipient = key, upstream, time.Time{}, nil
-	t.changed(key, upstream)
+func (t *trust) set(e *wire.Enrolment, key ed25519.PublicKey) {
+	t.key, t.upstream, t.damaged = key, e.Upstream, time.Time{}
+	t.recipient, t.documents = sealingKey(e), documentKey(e)
+	t.changed(key, e.Upstream)
+}
+
+// documentKey is the key that the documents of an enrolment that was decoded are
+// signed by; nil for none.
+func documentKey(e *wire.Enrolment) ed25519.PublicKey {
+	key, err := wire.DocumentKeyOf(e)
+	if err != nil {
+		return nil // decoding has refused such a one
+	}
+	return key
+}
+
+// documentsBy returns the key that documents have to be signed by, nil where none
+// are taken.
+func (t *trust) documentsBy() ed25519.PublicKey {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.documents
+}
+
+// hubKey returns the key of the application itself; nil where it is not pinned.
+func (t *trust) hubKey() ed25519.PublicKey {
+	key, _ := t.pinned()
+	return key
 }
 
 // sealingKey is whom an enrolment that was decoded has PSKs sealed for; nil for

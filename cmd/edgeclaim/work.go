@@ -84,6 +84,7 @@ func (b *box) makeWork(ctx context.Context) error {
 	var err error
 	b.commands, err = command.New(b.settings.commandConfig(), command.Parts{
 		Store: b.db, Devices: b.db, Clock: b.clock, Auditor: auditor, Wake: b.wake,
+		WakeAll: b.wakeAll, Inherited: b.db.Inherited,
 	}, b.logger)
 	if err != nil {
 		return fmt.Errorf("commands: %w", err)
@@ -107,7 +108,7 @@ func (l located) Must(ctx context.Context, e audit.Entry) error {
 func (b *box) openTelemetry(ctx context.Context) error {
 	open := func() (err error) {
 		b.telemetry, err = telemetry.Open(b.settings.telemetryConfig(), telemetry.Parts{
-			Stamp: b.clock.Stamp, Epoch: b.db.Epoch, Events: b.db, Answers: b.commands, Told: b.telling,
+			Stamp: b.clock.Stamp, Epoch: b.db.Epoch, Events: b.db, Answers: b.commands, Told: b.telling, Inherited: b.db.Inherited,
 			Observe: func(alarm edgeclaim.Alarm) { b.alarms.raise(alarm, b.clock.Now()) },
 		}, b.logger)
 		return err
@@ -171,7 +172,7 @@ func (b *box) closeTelemetry() error {
 func (b *box) brokerParts() broker.Parts {
 	return broker.Parts{
 		Claims: b.rule, Devices: b.rule, Reports: b.telemetry, Commands: b.commands, Configs: b.commands, Orders: b.commands,
-		Encode: b.encode, Now: b.clock.Now, Refused: b.userRefused, Precedence: b.precedence,
+		Encode: b.commands.Encode, Now: b.clock.Now, Refused: b.userRefused, Precedence: b.precedence,
 	}
 }
 
@@ -220,6 +221,12 @@ func (b *box) wake(id edgeclaim.DeviceID) {
 	}
 }
 
+func (b *box) wakeAll() {
+	if b.broker != nil {
+		b.broker.WakeAll()
+	}
+}
+
 // tellingFor is how long the word on the way up is good: it is asked for with
 // each point that nobody waits for.
 const tellingFor = 100 * time.Millisecond
@@ -249,16 +256,6 @@ func (b *box) hear(tell func(*broker.Broker, edgeclaim.DeviceID, []byte)) func(e
 			tell(b.broker, id, body)
 		}
 	}
-}
-
-// encode is what a device is told of a command; nil when there is no time left
-// for it.
-func (b *box) encode(c edgeclaim.Command, _ time.Time) []byte {
-	message, err := b.commands.Encode(c)
-	if err != nil {
-		return nil
-	}
-	return message
 }
 
 // inTurn takes telemetry over HTTP when claims do not need the processors.

@@ -20,14 +20,17 @@ import (
 // component's own defaults. Flags change it afterwards. configs/edgehub.yaml
 // says what each key means.
 type settings struct {
-	Data     string        `yaml:"data"`
-	Database string        `yaml:"database"`
-	Policy   string        `yaml:"policy"`
-	Tenants  []string      `yaml:"tenants"`
-	Log      cli.LogConfig `yaml:"log"`
-	HTTP     httpKeys      `yaml:"http"`
-	Broker   hub.Broker    `yaml:"broker"`
-	Hub      hub.Config    `yaml:"hub"`
+	Data     string   `yaml:"data"`
+	Database string   `yaml:"database"`
+	Policy   string   `yaml:"policy"`
+	Tenants  []string `yaml:"tenants"`
+	// DocumentKey is a public key, or a file *.pub with one; empty: the database
+	// knows it, or there is none.
+	DocumentKey string        `yaml:"document_key"`
+	Log         cli.LogConfig `yaml:"log"`
+	HTTP        httpKeys      `yaml:"http"`
+	Broker      hub.Broker    `yaml:"broker"`
+	Hub         hub.Config    `yaml:"hub"`
 }
 
 // httpKeys is the listener for health and metrics.
@@ -100,6 +103,11 @@ var serveFlags = []textFlag{
 // applyFlags are those of the commands that apply what boxes tell.
 var applyFlags = []textFlag{
 	{"policy", "whose credential of a device that two boxes hold is valid: operator (all, until one decides) or first", func(s *settings) *string { return &s.Policy }},
+}
+
+// documentFlags are those of the commands that know what boxes are enrolled with.
+var documentFlags = []textFlag{
+	{"document-key", "key that documents for boxes are signed by: its public half, or a file *.pub with it; the database keeps it", func(s *settings) *string { return &s.DocumentKey }},
 }
 
 // addFlags gives a command flags, with their defaults.

@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -72,7 +73,7 @@ func TestBrokerKeysReachTheHub(t *testing.T) {
 // Every flag stands for a key, and its default is the key's.
 func TestFlagsHaveKeys(t *testing.T) {
 	unset := defaults()
-	for _, flag := range append(append([]textFlag{}, serveFlags...), applyFlags...) {
+	for _, flag := range slices.Concat(serveFlags, applyFlags, documentFlags) {
 		s := defaults()
 		*flag.key(&s) += "changed"
 		if cmp.Equal(s, unset) {

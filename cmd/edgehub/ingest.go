@@ -48,7 +48,7 @@ func (a *app) ingest(ctx context.Context, s *settings, from, to string) (err err
 		defer file.Close()
 		in = file
 	}
-	own, err := openIdentity(ctx, s, false, nil)
+	own, err := openIdentity(ctx, s, anew{}, nil)
 	if err != nil {
 		return err
 	}
@@ -111,26 +111,28 @@ func (a *app) printIngested(taken *hub.Ingested) error {
 }
 
 func (a *app) enrolmentCommand() *cobra.Command {
-	var newKey bool
+	var start anew
 	c := &cobra.Command{
 		Use: "enrolment", Short: "Print what a box has to know to trust this hub alone, for `edgeclaim enroll`", Args: cobra.NoArgs,
 		Long: "Print what a box has to know to trust this hub and no other, for `edgeclaim enroll FILE`. It is not\n" +
 			"secret, but a box has to get it from you. The keys and the database are made where they are missing.\n" +
-			"seal_key is what boxes seal PSKs for, see edgehub unseal.",
-		Example: "  edgehub enrolment > hub.json",
+			"seal_key is what boxes seal PSKs for, see edgehub unseal. document_key is what they know documents by; without\n" +
+			"one they take none.",
+		Example: "  edgehub enrolment --document-key document.key.pub > hub.json",
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
-			s, err := a.settings(cmd)
+			s, err := a.settings(cmd, documentFlags...)
 			if err != nil {
 				return err
 			}
-			own, err := openIdentity(cmd.Context(), &s, newKey, nil)
+			own, err := openIdentity(cmd.Context(), &s, start, nil)
 			if err != nil {
 				return err
 			}
 			defer func() { err = errors.Join(err, own.db.Close()) }()
-			return a.printJSON(hub.Enrolment(own.db.ID(), own.sign, own.seal.PublicKey()))
+			return a.printJSON(hub.Enrolment(own.db.ID(), own.sign, own.seal.PublicKey(), own.document))
 		},
 	}
-	addNewKey(c, &newKey)
+	addAnew(c, &start)
+	addFlags(c, documentFlags...)
 	return c
 }

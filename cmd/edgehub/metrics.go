@@ -133,6 +133,12 @@ var (
 	descPages     = state("snapshot_pages_total", "Pages of boxes' registries committed.")
 	descStates    = state("state_messages_total", "Messages of devices' states committed.")
 	descOrders    = state("commands_told_total", "Commands and cancellations told to boxes, each time.")
+	descOffers    = state("document_lists_told_total", "Lists of documents told to boxes.")
+	descParts     = state("document_parts_told_total", "Parts of documents told to boxes.")
+	descReports   = state("document_reports_total", "Messages of boxes on the documents that they have.")
+	descWishes    = state("share_requests_total", "Messages of boxes that asked for shares of keys.")
+	descShares    = state("shares_told_total", "Shares of keys told to boxes, each time.")
+	descVerdicts  = state("verdicts_told_total", "Verdicts on devices of several boxes told, each time.")
 	descSkipped   = state("snapshot_devices_skipped_total", "Devices of boxes' registries and states that were not taken, most of them of tenants that are not served.")
 	descHellos    = state("hellos_total", "Hellos of boxes.")
 	descWelcomes  = state("welcomes_total", "Hellos answered with a welcome.")
@@ -154,7 +160,7 @@ var (
 // Describe implements prometheus.Collector.
 func (*stateCollector) Describe(ch chan<- *prometheus.Desc) {
 	for _, desc := range []*prometheus.Desc{
-		descRecords, descBatches, descPages, descStates, descOrders, descSkipped, descHellos, descWelcomes, descRefusals, descAcks, descNacks, descAsked,
+		descRecords, descBatches, descPages, descStates, descOrders, descOffers, descParts, descReports, descWishes, descShares, descVerdicts, descSkipped, descHellos, descWelcomes, descRefusals, descAcks, descNacks, descAsked,
 		descDiscarded, descUnsent, descFailures, descLinks, descBroker, descSessions, descQueue, descBoxes, descMaxLag,
 	} {
 		ch <- desc
@@ -195,6 +201,12 @@ func (c *stateCollector) counters(ch chan<- prometheus.Metric) {
 	total(descPages, f.Pages)
 	total(descStates, f.States)
 	total(descOrders, f.Orders)
+	total(descOffers, f.Offers)
+	total(descParts, f.Parts)
+	total(descReports, f.Reports)
+	total(descWishes, f.Wishes)
+	total(descShares, f.Shares)
+	total(descVerdicts, f.Verdicts)
 	total(descSkipped, f.Skipped)
 	total(descHellos, f.Hellos)
 	total(descWelcomes, f.Welcomes)

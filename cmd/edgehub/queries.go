@@ -26,6 +26,8 @@ type lister[T any] struct {
 	row  func(T) []string
 	// page reads what is behind the last one; nil, the first page.
 	page func(ctx context.Context, last *T) ([]T, error)
+	// hides leaves rows out; nil: none.
+	hides func(T) bool
 }
 
 // print writes the whole list.
@@ -42,6 +44,9 @@ func (l *lister[T]) print(ctx context.Context, a *app) error {
 			return err
 		}
 		for i := range page {
+			if l.hides != nil && l.hides(page[i]) {
+				continue
+			}
 			if err := print(page[i]); err != nil {
 				return err
 			}
@@ -178,6 +183,7 @@ func (a *app) devicesCommand() *cobra.Command {
 	f.StringVar(&text.tenant, "tenant", "", "those of this tenant, a UUID")
 	f.StringVar(&text.hardware, "hardware-id", "", "those of this hardware")
 	f.StringVar(&text.device, "device", "", "this one")
+	c.AddCommand(a.devicesImport())
 	return c
 }
 

@@ -73,6 +73,7 @@ func (a *app) rootCommand() *cobra.Command {
 	f.StringVar(&a.config, "config", "", "configuration file, YAML; flags win over it")
 	f.BoolVar(&a.json, "json", false, "print JSON")
 	root.AddCommand(a.serveCommand(), a.sitesCommand(), a.boxesCommand(), a.devicesCommand(), a.conflictsCommand(), a.commandCommand(), a.pruneCommand(),
+		a.signCommand(), a.draftCommand(), a.publishCommand(), a.documentsCommand(), a.expectedCommand(), a.sharesCommand(), a.bundleCommand(),
 		a.verifyCommand(), a.unsealCommand(), a.ingestCommand(), a.enrolmentCommand(), a.versionCommand())
 	cli.MarkBegun(root, &a.begun)
 	return root

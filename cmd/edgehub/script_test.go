@@ -48,6 +48,10 @@ func TestScripts(t *testing.T) {
 			env.Setenv("GORACE", "atexit_sleep_ms=0")
 			env.Setenv("EDGEHUB_DATA", filepath.Join(env.WorkDir, "hub"))
 			env.Setenv("BROKER", "mqtt://"+broker.Addr())
+			env.Setenv("TENANT", tenantID)
+			env.Setenv("DEVICE", someDevice)
+			env.Setenv("SHA", someHash)
+			env.Setenv("OTHER", "6f1c0b7e-3d2a-4f56-9a10-2c4e6f8b1d33")
 			config, err := filepath.Abs("../../configs/edgehub.yaml")
 			env.Setenv("EXAMPLE", config)
 			return err
@@ -61,6 +65,8 @@ func TestScripts(t *testing.T) {
 			"export":    export,
 			"told":      told,
 			"says":      says,
+			"swaps":     swaps,
+			"derived":   derived,
 		},
 	})
 }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"time"
 
 	"edgeclaim"
@@ -22,7 +23,7 @@ import (
 const maxHeaderBytes = 16 << 10
 
 func (a *app) serveCommand() *cobra.Command {
-	var newKey bool
+	var start anew
 	c := &cobra.Command{
 		Use: "serve", Short: "Run the hub", Args: cobra.NoArgs,
 		Long: "Run the hub: take what boxes tell through the broker, commit it to the database and acknowledge it.\n" +
@@ -30,15 +31,16 @@ func (a *app) serveCommand() *cobra.Command {
 		Example: "  edgehub serve --data hub --broker mqtt://127.0.0.1:1883\n" +
 			"  EDGEHUB_DATABASE=postgres://hub@db/hub edgehub serve --config /etc/edgehub/edgehub.yaml",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := a.applySettings(cmd, serveFlags...)
+			s, err := a.applySettings(cmd, slices.Concat(serveFlags, documentFlags)...)
 			if err != nil {
 				return err
 			}
-			return a.serve(cmd.Context(), &s, newKey)
+			return a.serve(cmd.Context(), &s, start)
 		},
 	}
-	addNewKey(c, &newKey)
+	addAnew(c, &start)
 	addFlags(c, serveFlags...)
+	addFlags(c, documentFlags...)
 	addFlags(c, applyFlags...)
 	addTenants(c)
 	return c
@@ -55,7 +57,7 @@ type server struct {
 }
 
 // serve runs the hub until ctx ends.
-func (a *app) serve(ctx context.Context, s *settings, newKey bool) (err error) {
+func (a *app) serve(ctx context.Context, s *settings, start anew) (err error) {
 	logger, err := s.Log.Logger(a.stderr)
 	if err != nil {
 		return err
@@ -67,7 +69,7 @@ func (a *app) serve(ctx context.Context, s *settings, newKey bool) (err error) {
 	defer func() { err = errors.Join(err, held.Close()) }()
 	v := &server{settings: s, logger: logger, gauges: newGauges(readBuild())}
 	// Opening is quick; broken off half-way it would be a failure, not a stop.
-	if err := v.open(context.WithoutCancel(ctx), newKey); err != nil {
+	if err := v.open(context.WithoutCancel(ctx), start); err != nil {
 		return err
 	}
 	a.announce(v)
@@ -92,8 +94,8 @@ func (a *app) announce(v *server) {
 
 // open makes every part and binds the listener; run starts them. An error
 // leaves nothing open.
-func (v *server) open(ctx context.Context, newKey bool) error {
-	own, err := openIdentity(ctx, v.settings, newKey, v.logger)
+func (v *server) open(ctx context.Context, start anew) error {
+	own, err := openIdentity(ctx, v.settings, start, v.logger)
 	if err != nil {
 		return err
 	}

@@ -156,7 +156,7 @@ func scrape(t *testing.T, err error) string {
 	handler := g.handler(&watched{
 		figures: func() hub.Figures {
 			return hub.Figures{
-				Records: 7, Sessions: 3, Malformed: 2,
+				Records: 7, Sessions: 3, Malformed: 2, Offers: 11, Parts: 12, Reports: 13, Wishes: 14, Shares: 15, Verdicts: 16,
 				Nacks: map[wire.NackCode]uint64{wire.NackRetry: 4}, Refusals: map[wire.RefusedCode]uint64{wire.RefusedFenced: 5},
 			}
 		},
@@ -179,6 +179,12 @@ func TestMetrics(t *testing.T) {
 	for _, line := range []string{
 		`edgehub_records_applied_total 7`,
 		`edgehub_sessions 3`,
+		`edgehub_document_lists_told_total 11`,
+		`edgehub_document_parts_told_total 12`,
+		`edgehub_document_reports_total 13`,
+		`edgehub_share_requests_total 14`,
+		`edgehub_shares_told_total 15`,
+		`edgehub_verdicts_told_total 16`,
 		`edgehub_nacks_total{code="retry"} 4`,
 		`edgehub_refusals_total{code="fenced"} 5`,
 		`edgehub_messages_discarded_total{reason="malformed"} 2`,

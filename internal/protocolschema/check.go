@@ -19,11 +19,12 @@ var errTopic = errors.New("not a topic of the protocol")
 
 // carried says which types of message a topic carries, by its last levels.
 var carried = map[string][]string{
-	"up/ctl":   {"hello", "want", "state"},
+	"up/ctl":   {"hello", "want", "state", "documents", "shares"},
 	"up/snap":  {"snapshot"},
-	"down/ctl": {"welcome", "refused", "again", "registry"},
+	"down/ctl": {"welcome", "refused", "again", "registry", "shares", "verdicts"},
 	"down/ack": {"ack"},
 	"down/cmd": {"command"},
+	"down/doc": {"offers", "document"},
 }
 
 // Check holds a message against the schema that its topic asks for, and against
@@ -63,7 +64,7 @@ func (s *Schemas) check(topic string, payload []byte) error {
 		return s.told(value, strings.TrimPrefix(kind, "up/"), levels[1])
 	case "up/ctl", "up/snap":
 		return errors.Join(s.said("up", value, names), types(value, kind))
-	case "down/ctl", "down/ack", "down/cmd":
+	case "down/ctl", "down/ack", "down/cmd", "down/doc":
 		if err := s.validate("envelope", value); err != nil {
 			return err
 		}

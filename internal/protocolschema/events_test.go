@@ -52,6 +52,9 @@ func TestEventData(t *testing.T) {
 	rotated := join(about, data{"credential": certificate, "rotated_by": "device", "rotated_at": instant, "previous": certificate, "previous_until": instant})
 	revoked := join(about, data{"revoked_at": instant, "by": "token:ops", "reason": "stolen"})
 	swapped := join(about, data{"old_hardware_id": "H0", "generation": 1, "swapped_at": instant, "by": "uid:0"})
+	ruled := data{"type": "revocations", "name": "", "version": 7}
+	conflicting := join(about, data{"kind": "revoked", "document": ruled, "claimed_at": instant, "at": instant})
+	superseded := conflicting.with("kind", "superseded").with("document", nil).with("credential", key).with("kept_box_id", "box-18")
 	suspected := join(about, data{"kind": "takeover", "count": 4, "window_seconds": 60.5, "sources": []string{"192.0.2.1"}})
 	unconfirmed := join(about, data{"issued_at": instant})
 	raised := join(box, data{"alarm": "key_overused", "count": 3, "since": instant, "until": instant, "key_id": "k1"})
@@ -122,6 +125,17 @@ func TestEventData(t *testing.T) {
 		{"gap in tel, damaged", edgeclaim.TypeGap, edgeclaim.LaneTel, true, lost.with("reason", "damaged")},
 		{"gap in tel, refused", edgeclaim.TypeGap, edgeclaim.LaneTel, true, lost.with("reason", "refused")},
 		{"gap in tel without places", edgeclaim.TypeGap, edgeclaim.LaneTel, false, lost.with("from", nil).with("to", nil)},
+		{"conflict", edgeclaim.TypeDeviceConflict, edgeclaim.LaneProv, true, conflicting},
+		{"conflict in evt", edgeclaim.TypeDeviceConflict, edgeclaim.LaneEvt, false, conflicting},
+		{"conflict of no document", edgeclaim.TypeDeviceConflict, edgeclaim.LaneProv, false, conflicting.with("document", nil)},
+		{"conflict of no kind", edgeclaim.TypeDeviceConflict, edgeclaim.LaneProv, false, conflicting.with("kind", "renamed")},
+		{"swapped by a document", edgeclaim.TypeDeviceConflict, edgeclaim.LaneProv, true, conflicting.with("kind", "swapped").with("old_hardware_id", "H0")},
+		{"swapped with nothing", edgeclaim.TypeDeviceConflict, edgeclaim.LaneProv, false, conflicting.with("kind", "swapped")},
+		{"another id", edgeclaim.TypeDeviceConflict, edgeclaim.LaneProv, true, conflicting.with("kind", "id_differs").with("other_device_id", d.ID.String())},
+		{"no other id", edgeclaim.TypeDeviceConflict, edgeclaim.LaneProv, false, conflicting.with("kind", "id_differs")},
+		{"superseded", edgeclaim.TypeDeviceConflict, edgeclaim.LaneProv, true, superseded},
+		{"superseded by a document", edgeclaim.TypeDeviceConflict, edgeclaim.LaneProv, false, superseded.with("document", ruled)},
+		{"superseded by nobody", edgeclaim.TypeDeviceConflict, edgeclaim.LaneProv, false, superseded.with("kept_box_id", nil)},
 		{"telemetry set aside", edgeclaim.TypeGap, edgeclaim.LaneEvt, true, data{"lane": "tel", "reason": "telemetry_set_aside", "epoch": epoch}},
 		{"gap of events", edgeclaim.TypeGap, edgeclaim.LaneEvt, true, data{"lane": "evt", "count": 3, "reason": "device_events_full"}},
 		{"gap of a large event", edgeclaim.TypeGap, edgeclaim.LaneEvt, true, data{"lane": "evt", "count": 1, "reason": "too_large", "epoch": epoch}},

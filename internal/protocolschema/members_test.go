@@ -260,12 +260,14 @@ var shownElsewhere = []string{
 func topicOf(example any) string {
 	object := example.(map[string]any)
 	switch kind, _ := object["type"].(string); {
-	case kind == "hello" || kind == "want" || kind == "state":
+	case kind == "hello" || kind == "want" || kind == "state" || kind == "documents" || object["wants"] != nil:
 		return names().Up(wire.KindControl)
 	case kind == "snapshot":
 		return names().Up(wire.KindSnapshot)
 	case kind == "command":
 		return names().Down(wire.KindCommand)
+	case kind == "offers" || kind == "document":
+		return names().Down(wire.KindDocument)
 	case kind == "ack":
 		return names().Down(wire.KindAck)
 	case object["lane"] != nil:
@@ -284,14 +286,21 @@ func TestSchemasNameEveryWord(t *testing.T) {
 	status := []any{wire.Online, wire.Offline}
 	lanes := []any{string(edgeclaim.LaneProv), string(edgeclaim.LaneEvt), string(edgeclaim.LaneTel)}
 	presence := []any{string(edgeclaim.PresenceOnline), string(edgeclaim.PresenceOffline)}
+	var types []any
+	for _, kind := range edgeclaim.DocumentTypes() {
+		types = append(types, string(kind))
+	}
 	clocks := []any{string(edgeclaim.ClockSynced), string(edgeclaim.ClockUnsynced)}
 	for _, tc := range []struct {
 		at   string
 		want []any
 	}{
-		{"up#/properties/type", []any{wire.TypeHello, wire.TypeWant, wire.TypeSnapshot, wire.TypeState}},
+		{"up#/properties/type", []any{
+			wire.TypeHello, wire.TypeWant, wire.TypeSnapshot, wire.TypeState, wire.TypeDocuments, wire.TypeShares,
+		}},
 		{"up#/$defs/hello/properties/clk", clocks},
-		{"up#/$defs/want/properties/what", []any{wire.WantRegistry}},
+		{"up#/$defs/want/properties/what", []any{wire.WantRegistry, wire.WantDocument, wire.WantOffers}},
+		{"up#/$defs/document_id/properties/type", types},
 		{"up#/$defs/device/properties/status", []any{
 			string(edgeclaim.DeviceActive), string(edgeclaim.DeviceReleased), string(edgeclaim.DeviceRevoked),
 		}},
@@ -300,7 +309,10 @@ func TestSchemasNameEveryWord(t *testing.T) {
 		{"up#/$defs/credential/properties/type", []any{
 			string(edgeclaim.CredentialAPIKey), string(edgeclaim.CredentialPSK), string(edgeclaim.CredentialX509),
 		}},
-		{"down#/properties/type", []any{wire.TypeWelcome, wire.TypeRefused, wire.TypeAgain, wire.TypeAck, wire.TypeRegistry, wire.TypeCommand}},
+		{"down#/properties/type", []any{
+			wire.TypeWelcome, wire.TypeRefused, wire.TypeAgain, wire.TypeAck, wire.TypeRegistry, wire.TypeCommand,
+			wire.TypeOffers, wire.TypeDocument, wire.TypeShares, wire.TypeVerdicts,
+		}},
 		{"down#/$defs/nack/properties/lane", lanes},
 		{"down#/$defs/nack/properties/code", []any{string(wire.NackRetry), string(wire.NackPermanent), string(wire.NackGap)}},
 		{"down#/$defs/refused/properties/code", []any{

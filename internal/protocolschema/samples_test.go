@@ -48,6 +48,24 @@ func samples(t *testing.T) []sample {
 		{name: "want least", topic: n.Up(wire.KindControl), schema: "up#/$defs/want", again: up, value: &wire.Want{
 			Type: wire.TypeWant, Box: n.Box, Epoch: epoch, Nonce: nonce, What: wire.WantRegistry,
 		}},
+		{name: "want of a part", topic: n.Up(wire.KindControl), schema: "up#/$defs/want", again: up, value: &wire.Want{
+			Type: wire.TypeWant, Box: n.Box, Epoch: epoch, Nonce: nonce, What: wire.WantDocument,
+			Document: list(t), Version: 7, Hash: digest, Part: 3,
+		}},
+		{name: "documents", topic: n.Up(wire.KindControl), schema: "up#/$defs/documents", again: up, value: &wire.DocumentsReport{
+			Type: wire.TypeDocuments, Box: n.Box, Epoch: epoch, Nonce: nonce, List: "l1", Page: 1, Last: true,
+			Documents: []wire.DocumentReport{
+				{DocumentID: list(t), Version: 7, Hash: digest, Confirmed: true, Stale: true, Age: 1.5, Refused: "shrunk", RefusedVersion: 8},
+				{DocumentID: edgeclaim.DocumentID{Type: edgeclaim.DocumentSigner}},
+			},
+		}},
+		{name: "documents least", topic: n.Up(wire.KindControl), schema: "up#/$defs/documents", again: up, value: &wire.DocumentsReport{
+			Type: wire.TypeDocuments, Box: n.Box, Epoch: epoch, Nonce: nonce, List: "l1", Page: 1,
+		}},
+		{name: "shares wanted", topic: n.Up(wire.KindControl), schema: "up#/$defs/shares_want", again: up, value: &wire.SharesWant{
+			Type: wire.TypeShares, Box: n.Box, Epoch: epoch, Nonce: nonce,
+			Wants: []wire.ShareWant{{Key: device(t).Key, Granted: 1<<32 - 1, Claims: 3, Want: 1}},
+		}},
 		{name: "snapshot", topic: n.Up(wire.KindSnapshot), schema: "up#/$defs/snapshot", again: up, value: &wire.SnapshotPage{
 			Type: wire.TypeSnapshot, Box: n.Box, Epoch: epoch, Nonce: nonce, ID: "s1", Page: 2, Last: true,
 			Devices: []edgeclaim.Device{device(t), bareDevice(t)},
@@ -85,6 +103,8 @@ func fullHello() *wire.Hello {
 	h.Program, h.Previous, h.Upstream, h.Enrolled, h.Devices = "v1", other, "hub-1", true, 7
 	h.Lanes[edgeclaim.LaneProv] = edgeclaim.LaneMarks{First: 5, Appended: 9, Check: check(4)}
 	h.Lanes[edgeclaim.LaneTel] = edgeclaim.LaneMarks{First: 1, Appended: 9}
+	h.Documents = []wire.DocumentVersion{{DocumentID: edgeclaim.DocumentID{Type: edgeclaim.DocumentSigner}, Version: 2, Hash: digest}}
+	h.Shares = true
 	return h
 }
 
@@ -109,10 +129,22 @@ func downSamples(t *testing.T) []sample {
 	whole := maps.Clone(resume)
 	whole[edgeclaim.LaneTel] = wire.Resume{Upto: 9}
 	name := wire.OrderName{ID: parsed(t, edgeclaim.ParseCommandID, "c-1"), Device: device(t).ID}
+	offer := edgeclaim.DocumentOffer{DocumentID: list(t), Version: 7, Hash: digest, Size: 2*wire.PartBytes + 1}
+	part, err := wire.PartOf(head(wire.TypeDocument), &offer, 2, make([]byte, offer.Size))
+	if err != nil {
+		t.Fatal(err)
+	}
 	messages := []struct {
 		name    string
 		message wire.Down
 	}{
+		{"offers", &wire.Offers{Head: head(wire.TypeOffers), List: "l1", Page: 2, Last: true, Documents: []edgeclaim.DocumentOffer{offer}}},
+		{"offers least", &wire.Offers{Head: head(wire.TypeOffers), List: "l1", Page: 1}},
+		{"document", part},
+		{"shares", &wire.Shares{Head: head(wire.TypeShares), Shares: []edgeclaim.ShareGrant{{Key: device(t).Key, Granted: 7, Claims: 3, Exhausted: true}}}},
+		{"verdicts", &wire.Verdicts{Head: head(wire.TypeVerdicts), Verdicts: []edgeclaim.Verdict{
+			{Device: device(t), Void: edgeclaim.NewSecret("v").Hash(), KeptBox: "box-18"},
+		}}},
 		{"welcome", &wire.Welcome{
 			Head: head(wire.TypeWelcome), Version: wire.Version, Upstream: "hub-1", Resume: whole, Credit: 256, StartAfter: 5,
 			Snapshot: true, Held: 3, Recover: true,
@@ -146,6 +178,8 @@ func downSamples(t *testing.T) []sample {
 			topic = n.Down(wire.KindAck)
 		case wire.TypeCommand:
 			topic = n.Down(wire.KindCommand)
+		case wire.TypeOffers, wire.TypeDocument:
+			topic = n.Down(wire.KindDocument)
 		}
 		all = append(all, sample{
 			name: m.name, topic: topic, schema: "down#/$defs/" + kind, value: m.message, text: encode(t)(m.message, nil),
@@ -214,6 +248,12 @@ func (s *sample) onWire(t *testing.T, text []byte) []byte {
 
 func key() ed25519.PrivateKey { return ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)) }
 
+// list is a document with all that names one.
+func list(t *testing.T) edgeclaim.DocumentID {
+	t.Helper()
+	return edgeclaim.DocumentID{Type: edgeclaim.DocumentAllowList, Tenant: bareDevice(t).Tenant, Name: "part-1"}
+}
+
 func moment() time.Time { return time.Date(2026, 3, 4, 5, 6, 7, 800, time.UTC) }
 
 func check(sequence uint64) edgeclaim.Check {
@@ -223,7 +263,7 @@ func check(sequence uint64) edgeclaim.Check {
 func device(t *testing.T) edgeclaim.Device {
 	t.Helper()
 	d := bareDevice(t)
-	d.Profile, d.Groups = "p", []string{"g"}
+	d.Profile, d.Groups, d.Tags = "p", []string{"g"}, map[string]string{"x": "y"}
 	d.Credential = edgeclaim.Credential{
 		Type: edgeclaim.CredentialAPIKey, Hash: edgeclaim.NewSecret("k").Hash(), IssuedAt: moment(), NotAfter: moment(), ConfirmedAt: moment(),
 	}

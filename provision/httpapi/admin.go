@@ -44,6 +44,8 @@ type Admin struct {
 	// are no routes for it.
 	Orders   Orders
 	Settings Settings
+	// Documents is what upstream rules; nil: there are no routes for it.
+	Documents Documents
 	// Presence knows which devices are at work; nil: that is not shown.
 	Presence Presence
 	// Tokens let in who comes over TCP; nil for nobody.
@@ -121,14 +123,16 @@ func (a Admin) serve(group *gin.RouterGroup, cfg Config, errs errorWriter, let d
 // routes are all that the admin API does.
 func (a Admin) routes(cfg Config, errs errorWriter, logger *slog.Logger) []route {
 	var all []route
+	devices := deviceHandler{rule: a.Rule, errs: errs, now: a.Now, presence: a.Presence}
 	for _, more := range [][]route{
 		templateHandler{rule: a.Rule, errs: errs}.routes(),
 		manifestHandler{rule: a.Rule, errs: errs, patience: cfg.ReadTimeout, turn: make(chan struct{}, 1)}.routes(),
-		keyHandler{rule: a.Rule, errs: errs}.routes(),
-		deviceHandler{rule: a.Rule, errs: errs, now: a.Now, presence: a.Presence}.routes(),
+		keyHandler{rule: a.Rule, errs: errs, devices: devices}.routes(),
+		devices.routes(),
 		orderHandler{rule: a.Rule, orders: a.Orders, errs: errs, now: a.Now}.routes(),
 		settingHandler{settings: a.Settings, errs: errs}.routes(),
 		accessHandler{rule: a.Rule, errs: errs}.routes(),
+		documentHandler{documents: a.Documents, errs: errs, patience: cfg.ReadTimeout, turn: make(chan struct{}, 1)}.routes(),
 		boxHandler{box: a.Box, errs: errs}.routes(),
 		authorityHandler{authority: a.Authority, errs: errs}.routes(),
 		tokenHandler{tokens: a.Tokens, errs: errs, now: a.Now}.routes(),

@@ -89,7 +89,8 @@ func (h accessHandler) undeny(c *gin.Context) {
 		return
 	}
 	withID(c, h.errs, edgeclaim.ParseHardwareID, func(hardware edgeclaim.HardwareID) (any, error) {
-		return h.rule.Undeny(c.Request.Context(), tenant, hardware)
+		denial, err := h.rule.Undeny(c.Request.Context(), tenant, hardware)
+		return denial, forbidden(wordsDenial, err)
 	})
 }
 

@@ -95,7 +95,11 @@ func (h deviceHandler) release(c *gin.Context) {
 		return
 	}
 	h.one(c, func(id edgeclaim.DeviceID) (edgeclaim.Device, error) {
-		return h.rule.Release(c.Request.Context(), id, body.Reinstate)
+		device, err := h.rule.Release(c.Request.Context(), id, body.Reinstate)
+		if body.Reinstate { // then nothing else stands against it
+			err = forbidden(wordsRevoked, err)
+		}
+		return device, err
 	})
 }
 

@@ -87,7 +87,7 @@ func (h manifestHandler) begin(c *gin.Context, m *manifestImport) bool {
 		m.replace, err = readFlag(c, "replace")
 	}
 	if err == nil {
-		m.template, err = h.template(c)
+		m.template, err = h.own(c)
 	}
 	if err != nil {
 		h.errs.told(c, err)
@@ -101,6 +101,16 @@ func (h manifestHandler) template(c *gin.Context) (edgeclaim.Template, error) {
 		return edgeclaim.Template{}, err
 	}
 	return h.rule.Template(c.Request.Context(), id)
+}
+
+// own is a template whose list may be changed here. That it is not is said before
+// a long body is read, and of a dry run too.
+func (h manifestHandler) own(c *gin.Context) (edgeclaim.Template, error) {
+	template, err := h.template(c)
+	if err == nil && template.Owner == edgeclaim.OwnerUpstream {
+		err = owned(wordsManifest, provision.ErrUpstreamOwned)
+	}
+	return template, err
 }
 
 // list answers in JSON as every list does, or as the CSV that put takes.
@@ -140,6 +150,11 @@ func (h manifestHandler) listCSV(c *gin.Context, page func(context.Context, edge
 		}
 		rows, err = page(c.Request.Context(), rows[len(rows)-1].Hardware, streamPage)
 	}
+	if unspeakable, ok := errors.AsType[unspeakableError](err); ok && !c.Writer.Written() {
+		c.Writer.Header().Del("Content-Type")
+		h.errs.told(c, &OperatorError{Err: edgeclaim.ErrConflict, Words: unspeakable.Error()})
+		return
+	}
 	if err != nil {
 		panic(http.ErrAbortHandler) // half a list is none
 	}
@@ -147,7 +162,7 @@ func (h manifestHandler) listCSV(c *gin.Context, page func(context.Context, edge
 
 // remove empties the list. It may be asked again where it was broken off.
 func (h manifestHandler) remove(c *gin.Context) {
-	template, err := h.template(c)
+	template, err := h.own(c)
 	if err != nil {
 		h.errs.told(c, err)
 		return

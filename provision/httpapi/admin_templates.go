@@ -53,7 +53,8 @@ func (h templateHandler) enable(c *gin.Context)  { h.set(c, edgeclaim.TemplateAc
 func (h templateHandler) set(c *gin.Context, status edgeclaim.TemplateStatus) {
 	withID(c, h.errs, edgeclaim.ParseTemplateID, func(id edgeclaim.TemplateID) (any, error) {
 		noteTemplate(c, id)
-		return h.rule.SetTemplateStatus(c.Request.Context(), id, status)
+		template, err := h.rule.SetTemplateStatus(c.Request.Context(), id, status)
+		return template, owned(wordsTemplate, err)
 	})
 }
 
@@ -98,7 +99,7 @@ func (h templateHandler) issue(c *gin.Context) {
 		}
 		issued, err := h.rule.IssueKeys(c.Request.Context(), id, body.Count)
 		if err != nil {
-			return nil, err
+			return nil, owned(wordsKeys, err)
 		}
 		keys, ids := make([]issuedKey, len(issued)), make([]edgeclaim.KeyID, len(issued))
 		for i, k := range issued {
@@ -135,6 +136,6 @@ func (h templateHandler) importKey(c *gin.Context) {
 			key, err = h.rule.ImportRawKey(c.Request.Context(), id, edgeclaim.NewSecret(*body.ProvisionKey))
 		}
 		noteKeys(c, id, key.ID)
-		return key, err
+		return key, owned(wordsKeys, err)
 	})
 }

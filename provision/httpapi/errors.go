@@ -65,9 +65,13 @@ func (e *OperatorError) Error() string { return e.Words }
 // Unwrap returns what went wrong.
 func (e *OperatorError) Unwrap() error { return e.Err }
 
-// told answers err on the admin side, with the words of an OperatorError.
+// told answers err on the admin side, with the words of an OperatorError, and
+// with the reason of a DocumentError.
 func (w errorWriter) told(c *gin.Context, err error) {
 	told, ok := errors.AsType[*OperatorError](err)
+	if document, refused := errors.AsType[*edgeclaim.DocumentError](err); refused && !ok {
+		told, ok = &OperatorError{Err: document, Words: document.Error()}, true
+	}
 	if !ok {
 		w.fault(c, err)
 		return

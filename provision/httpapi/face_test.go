@@ -39,6 +39,9 @@ type face struct {
 	logger   *slog.Logger
 	way      *way
 	work     *work
+	papers   *papers
+	db       *store.DB
+	clock    *clock.Clock
 	rule     *provision.Service
 	parts    httpapi.Admin
 	issuer   *ca.Authority
@@ -116,7 +119,9 @@ func newFace(t testing.TB) *face {
 		provision.Parts{Store: db, Clock: now, Issuer: f.issuer, Auditor: f.audit}, f.logger)
 	f.parts = parts(f.rule, fixedBox{}, f.way)
 	f.parts.Tokens, f.parts.Authority, f.parts.Audit, f.parts.Data, f.parts.Now = f.tokens, f.issuer, f.audit, cfg.Dir, now.Now
-	f.work.rule = f.rule
+	f.db, f.clock = db, now
+	f.work.rule, f.papers = f.rule, openPapers(t, db, f.rule, now, f.audit)
+	f.parts.Documents = f.papers
 	f.parts.Orders, f.parts.Settings, f.parts.Presence = f.work, f.work, f.work
 	f.serve()
 	return f

@@ -4,6 +4,7 @@ import (
 	"encoding/csv"
 	"errors"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -16,9 +17,12 @@ const (
 	maxManifestRow = 64 << 10
 	// readAhead is what encoding/csv may read beyond the row that it returns.
 	readAhead = 4 << 10
-	// groupSeparator stands between the groups of a row.
-	groupSeparator = ";"
-	byteOrderMark  = "\ufeff"
+	// listSeparator stands between the groups of a row, and between its tags.
+	listSeparator = ";"
+	// tagSeparator stands between the name of a tag and its value: the first of
+	// them does.
+	tagSeparator  = "="
+	byteOrderMark = "\ufeff"
 )
 
 // The columns of a manifest. The first is required.
@@ -27,9 +31,10 @@ const (
 	columnProfile  = "profile_id"
 	columnName     = "name"
 	columnGroups   = "groups"
+	columnTags     = "tags"
 )
 
-var manifestColumns = []string{columnHardware, columnProfile, columnName, columnGroups}
+var manifestColumns = []string{columnHardware, columnProfile, columnName, columnGroups, columnTags}
 
 // rowError is a row that is not taken.
 type rowError struct {
@@ -122,11 +127,35 @@ func (m *manifestReader) row(record []string) (edgeclaim.ManifestRow, error) {
 			row.Name = text
 		case columnGroups:
 			if text != "" {
-				row.Groups = strings.Split(text, groupSeparator)
+				row.Groups = strings.Split(text, listSeparator)
+			}
+		case columnTags:
+			var err error
+			if row.Tags, err = readTags(text); err != nil {
+				return row, err
 			}
 		}
 	}
 	return row, nil
+}
+
+// readTags reads the tags of a row; nil for none.
+func readTags(text string) (map[string]string, error) {
+	if text == "" {
+		return nil, nil
+	}
+	tags := map[string]string{}
+	for tag := range strings.SplitSeq(text, listSeparator) {
+		name, value, ok := strings.Cut(tag, tagSeparator)
+		if !ok || name == "" {
+			return nil, edgeclaim.Invalid(columnTags, "want name=value, with %s between several", listSeparator)
+		}
+		if _, twice := tags[name]; twice {
+			return nil, edgeclaim.Invalid(columnTags, "a name is given more than once")
+		}
+		tags[name] = value
+	}
+	return tags, nil
 }
 
 // errRowTooLong: a row has no end, or a quote none.
@@ -156,13 +185,55 @@ func newManifestWriter(w io.Writer) (manifestWriter, error) {
 	return m, m.csv.Write(manifestColumns)
 }
 
+// write writes rows, all or none: an unspeakableError is of one that CSV has no
+// words for.
 func (m manifestWriter) write(rows []edgeclaim.ManifestRow) error {
+	for i := range rows {
+		if !speakable(&rows[i]) {
+			return unspeakableError{rows[i].Hardware}
+		}
+	}
 	for _, row := range rows {
-		err := m.csv.Write([]string{row.Hardware.String(), row.Profile, row.Name, strings.Join(row.Groups, groupSeparator)})
+		err := m.csv.Write([]string{
+			row.Hardware.String(), row.Profile, row.Name, strings.Join(row.Groups, listSeparator), tagsText(row.Tags),
+		})
 		if err != nil {
 			return err
 		}
 	}
 	m.csv.Flush()
 	return m.csv.Error()
+}
+
+// speakable reports whether no group or tag has a separator in it.
+func speakable(row *edgeclaim.ManifestRow) bool {
+	for _, group := range row.Groups {
+		if strings.Contains(group, listSeparator) {
+			return false
+		}
+	}
+	for name, value := range row.Tags {
+		if strings.Contains(name, tagSeparator) || strings.Contains(name+value, listSeparator) {
+			return false
+		}
+	}
+	return true
+}
+
+// tagsText writes tags in order of their names: the same list is the same file.
+func tagsText(tags map[string]string) string {
+	all := make([]string, 0, len(tags))
+	for _, name := range slices.Sorted(maps.Keys(tags)) {
+		all = append(all, name+tagSeparator+tags[name])
+	}
+	return strings.Join(all, listSeparator)
+}
+
+// unspeakableError is of a row that came in JSON, in a document from upstream:
+// read again as CSV it would be another.
+type unspeakableError struct{ hardware edgeclaim.HardwareID }
+
+func (e unspeakableError) Error() string {
+	return "the row of " + e.hardware.String() + " has " + listSeparator + " in a group or tag, or " + tagSeparator +
+		" in a tag's name, which CSV cannot say: ask for JSON"
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -116,9 +117,9 @@ func TestManifestRefused(t *testing.T) {
 		want        int
 		message     string
 	}{
-		{"", "", 400, "body: empty; want a header of hardware_id,profile_id,name,groups"},
-		{"", "hardware_id,mac\n", 400, "body: line 1: column 2: want some of hardware_id,profile_id,name,groups"},
-		{"", "hardware_id;name\n", 400, "body: line 1: column 1: want some of hardware_id,profile_id,name,groups"},
+		{"", "", 400, "body: empty; want a header of hardware_id,profile_id,name,groups,tags"},
+		{"", "hardware_id,mac\n", 400, "body: line 1: column 2: want some of hardware_id,profile_id,name,groups,tags"},
+		{"", "hardware_id;name\n", 400, "body: line 1: column 1: want some of hardware_id,profile_id,name,groups,tags"},
 		{"", "name\n", 400, "body: line 1: hardware_id: required"},
 		{"", "name,hardware_id,name\n", 400, "body: line 1: name: given more than once"},
 		{"", "\"hardware_id\n", 400, "body: line 1 is not well-formed CSV"},
@@ -240,6 +241,7 @@ func TestSlowManifest(t *testing.T) {
 func FuzzManifest(f *testing.F) {
 	for _, seed := range []string{
 		"hardware_id\nA\n", "\ufeffname,hardware_id,groups,profile_id\r\n\"a \"\"b\"\"\",H,\"x;y\",p\r\n", "hardware_id\n\"\n", "hardware_id,name\nA\nB,\xff\n",
+		"hardware_id,tags\nA,a=b;c=d=e;f=\nB,=\nC,;\n",
 		"", "name\n", "hardware_id,hardware_id\n", "hardware_id\n\n\nA\n", "hardware_id\nA\"B\n",
 	} {
 		f.Add([]byte(seed))
@@ -250,7 +252,7 @@ func FuzzManifest(f *testing.F) {
 			return
 		}
 		for _, row := range rows {
-			if strings.ContainsAny(row.Profile+row.Name+strings.Join(row.Groups, ""), "\r") {
+			if strings.ContainsAny(row.Profile+row.Name+strings.Join(row.Groups, "")+fmt.Sprint(row.Tags), "\r") {
 				return // encoding/csv folds it into a line's end, and the rule refuses it
 			}
 		}
@@ -264,7 +266,7 @@ func FuzzManifest(f *testing.F) {
 		}
 		for i := range rows {
 			same := rows[i].Hardware == again[i].Hardware && rows[i].Name == again[i].Name && rows[i].Profile == again[i].Profile &&
-				slices.Equal(rows[i].Groups, again[i].Groups)
+				slices.Equal(rows[i].Groups, again[i].Groups) && maps.Equal(rows[i].Tags, again[i].Tags)
 			if !same {
 				t.Fatalf("row %d: %v, want %v", i, again[i], rows[i])
 			}

@@ -40,6 +40,8 @@ const (
 	kindDiscarded    = "outbox.discarded"
 	kindRenewed      = "outbox.renewed"
 	kindAcknowledged = "outbox.acked"
+
+	kindDocumentsImported = "documents.imported"
 )
 
 func (h templateHandler) routes() []route {
@@ -66,9 +68,22 @@ func (h keyHandler) routes() []route {
 	return []route{
 		{http.MethodGet, "/keys", token.ScopeRead, looks, h.list},
 		{http.MethodGet, "/keys/:id", token.ScopeRead, looks, h.show},
+		{http.MethodGet, "/keys/:id/devices", token.ScopeRead, looks, h.made},
 		{http.MethodPost, "/keys/:id/revoke", token.ScopeOperate, audit.KindKeyRevoked, h.revoke},
 		{http.MethodPost, "/keys/:id/disable", token.ScopeOperate, kindKeyDisabled, h.disable},
 		{http.MethodPost, "/keys/:id/enable", token.ScopeOperate, kindKeyEnabled, h.enable},
+		{http.MethodGet, "/shares", token.ScopeRead, looks, h.shares},
+	}
+}
+
+func (h documentHandler) routes() []route {
+	if h.documents == nil {
+		return nil
+	}
+	return []route{
+		{http.MethodGet, "/documents", token.ScopeRead, looks, h.list},
+		{http.MethodGet, "/documents/:id", token.ScopeRead, looks, h.show},
+		{http.MethodPost, "/documents", token.ScopeAdmin, kindDocumentsImported, h.take},
 	}
 }
 

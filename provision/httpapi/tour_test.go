@@ -38,7 +38,7 @@ func (f *face) entries() []map[string]any {
 func (f *face) changes() []map[string]any {
 	return slices.DeleteFunc(f.entries(), func(e map[string]any) bool {
 		kind := e["kind"].(string)
-		return strings.HasPrefix(kind, "claim.") || strings.HasPrefix(kind, "audit.") || kind == audit.KindAdminRefused ||
+		return strings.HasPrefix(kind, "claim.") || strings.HasPrefix(kind, "audit.") || strings.HasPrefix(kind, "document.") || kind == audit.KindAdminRefused ||
 			kind == audit.KindDeviceConfirmed || kind == audit.KindLoginRefused || kind == audit.KindAlarm
 	})
 }
@@ -73,6 +73,7 @@ func TestEveryOperation(t *testing.T) {
 	ids["{token}"], _ = f.token(token.ScopeRead)
 	device := f.claimed(key, "R")
 	ids["{R}"] = device.DeviceID
+	ids["{bundle}"] = string(revocations(t, f.papers.key, 1, "Z"))
 	fill := func(text string) string {
 		for name, id := range ids {
 			text = strings.ReplaceAll(text, name, id)
@@ -85,6 +86,8 @@ func TestEveryOperation(t *testing.T) {
 		switch {
 		case strings.HasSuffix(s.path, "/manifest") || strings.Contains(s.path, "/manifest?"):
 			header = "text/csv"
+		case s.path == "/documents":
+			header = ndjson
 		case s.path == "/ca/import":
 			header, s.body = "application/x-pem-file", string(f.issuer.Root())
 		}
@@ -167,6 +170,20 @@ func tour() []step {
 		{"POST", "/keys/{key}/disable", "", 200, "key.disabled"},
 		{"POST", "/keys/{key}/enable", "", 200, "key.enabled"},
 		{"POST", "/keys/none/enable", "", 404, ""},
+		{"GET", "/keys/{key}/devices", "", 200, ""},
+		{"GET", "/keys/{key}/devices?limit=1&after={A}", "", 200, ""},
+		{"GET", "/keys/{key}/devices?limit=1&after=" + missing, "", 404, ""},
+		{"GET", "/keys/{key}/devices?after=x", "", 400, ""},
+		{"GET", "/keys/none/devices", "", 404, ""},
+		{"GET", "/shares", "", 200, ""},
+
+		{"GET", "/documents", "", 200, ""},
+		{"POST", "/documents", "{bundle}", 200, "documents.imported"},
+		{"POST", "/documents", "", 400, ""},
+		{"GET", "/documents", "", 200, ""},
+		{"GET", "/documents/revocations%2F" + tenant + "%2F", "", 200, ""},
+		{"GET", "/documents/signer%2F%2F", "", 404, ""},
+		{"GET", "/documents/signer", "", 400, ""},
 
 		{"GET", "/devices", "", 200, ""},
 		{"GET", "/devices?state=claimed&limit=1", "", 200, ""},
@@ -262,6 +279,10 @@ func tour() []step {
 		{"POST", "/outbox/renew", "", 200, "outbox.renewed"},
 		{"GET", "/outbox/export", "", 200, ""},
 		{"POST", "/outbox/ack", "{}", 200, "outbox.acked"},
+		{"POST", "/keys/{key}/revoke", `{"reason":"a\nb"}`, 400, ""},
+		{"POST", "/keys/{key}/revoke", `{"device":true}`, 400, ""},
+		{"POST", "/keys/none/revoke", "", 404, ""},
+		{"POST", "/keys/{key}/revoke", `{"devices":false,"reason":"leaked"}`, 200, "key.revoked"},
 		{"POST", "/keys/{key}/revoke", "", 200, "key.revoked"},
 	}
 }
@@ -270,7 +291,7 @@ func tour() []step {
 // something has a name in the audit log.
 func TestRoutesAreAccountedFor(t *testing.T) {
 	t.Parallel()
-	for _, r := range (httpapi.Admin{}).Routes() {
+	for _, r := range (httpapi.Admin{Documents: &papers{}, Orders: &work{}, Settings: &work{}}).Routes() {
 		if !token.ScopeAdmin.Allows(token.Scope(r.Scope)) {
 			t.Errorf("%s %s: scope %q", r.Method, r.Path, r.Scope)
 		}

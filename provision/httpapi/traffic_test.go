@@ -45,8 +45,8 @@ func nameless(route string) string { return pathParameter.ReplaceAllString(route
 // route is the operation as the server calls it.
 func (o *operation) route() string { return nameless(o.method + " " + o.template) }
 
-// document is docs/protocol/openapi.yaml.
-type document struct {
+// description is docs/protocol/openapi.yaml.
+type description struct {
 	root       map[string]any
 	operations []operation
 
@@ -57,7 +57,7 @@ type document struct {
 // theDocument is read once: it is long.
 var theDocument = sync.OnceValues(loadDocument)
 
-func loadDocument() (*document, error) {
+func loadDocument() (*description, error) {
 	text, err := os.ReadFile("../../docs/protocol/openapi.yaml")
 	if err == nil {
 		text, err = yaml.YAMLToJSON(text)
@@ -69,7 +69,7 @@ func loadDocument() (*document, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &document{root: value.(map[string]any), compiler: jsonschema.NewCompiler()}
+	d := &description{root: value.(map[string]any), compiler: jsonschema.NewCompiler()}
 	d.compiler.AssertFormat()
 	if err := d.compiler.AddResource(openAPI, value); err != nil {
 		return nil, err
@@ -93,7 +93,7 @@ func loadDocument() (*document, error) {
 }
 
 // find returns the operation of a request; paths without parameters come first.
-func (d *document) find(method, path string) (operation, bool) {
+func (d *description) find(method, path string) (operation, bool) {
 	found := slices.IndexFunc(d.operations, func(o operation) bool { return o.method == method && o.template == path })
 	if found < 0 {
 		found = slices.IndexFunc(d.operations, func(o operation) bool { return o.method == method && o.path.MatchString(path) })
@@ -105,7 +105,7 @@ func (d *document) find(method, path string) (operation, bool) {
 }
 
 // follow returns what a pointer or a reference leads to, and its pointer.
-func (d *document) follow(at string) (map[string]any, string) {
+func (d *description) follow(at string) (map[string]any, string) {
 	var value any = d.root
 	for _, name := range strings.Split(strings.TrimPrefix(at, "/"), "/") {
 		object, ok := value.(map[string]any)
@@ -122,7 +122,7 @@ func (d *document) follow(at string) (map[string]any, string) {
 }
 
 // hold validates a body against the media type's schema at a pointer.
-func (d *document) hold(at, contentType string, body []byte) error {
+func (d *description) hold(at, contentType string, body []byte) error {
 	content, at := d.follow(at)
 	described, _ := content["content"].(map[string]any)
 	if described == nil && len(body) == 0 {
@@ -141,7 +141,7 @@ func (d *document) hold(at, contentType string, body []byte) error {
 	return d.holdSchema(at+"/content/"+strings.ReplaceAll(media, "/", "~1")+"/schema", body)
 }
 
-func (d *document) holdSchema(at string, body []byte) error {
+func (d *description) holdSchema(at string, body []byte) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	schema, err := d.compiler.Compile(openAPI + "#" + at)
@@ -158,7 +158,7 @@ func (d *document) holdSchema(at string, body []byte) error {
 // recorder holds every exchange against the document.
 type recorder struct {
 	t        testing.TB
-	document *document
+	document *description
 
 	mu   sync.Mutex
 	seen map[string]bool // "GET /path 200"
@@ -286,7 +286,7 @@ func (r *recorder) hold(request *http.Request, asked []byte, a *answer, served [
 }
 
 // takes reports whether an operation has a query parameter.
-func (d *document) takes(op operation, name string) bool {
+func (d *description) takes(op operation, name string) bool {
 	own, _ := op.value["parameters"].([]any)
 	for _, value := range append(slices.Clone(own), op.shared...) {
 		parameter := value.(map[string]any)

@@ -12,12 +12,15 @@ import (
 	"edgeclaim/bridge/wire"
 )
 
-// Item is one message to apply: a batch, a page or states, one of the three.
+// Item is one message to apply: a batch, a page, states, a report on documents or
+// a wish for shares, one of them.
 type Item struct {
 	Names  wire.Names
 	Batch  *wire.Batch
 	Page   *wire.SnapshotPage
 	States *wire.States
+	Report *wire.DocumentsReport
+	Wish   *wire.SharesWant
 }
 
 // Result is what became of an Item.
@@ -26,6 +29,8 @@ type Result struct {
 	Upto     uint64
 	Snapshot *wire.SnapshotAck // of a page
 	State    *uint64           // of states, their Upto
+	// Shares are those that a wish asked for, as they stand now.
+	Shares []edgeclaim.ShareGrant
 	// Nack says why a batch was not applied, or not wholly. What is before
 	// its sequence is.
 	Nack    *wire.Nack
@@ -51,7 +56,7 @@ func (db *DB) Apply(ctx context.Context, items []Item) ([]Result, error) {
 	}
 	results := make([]Result, len(items))
 	err = db.change(ctx, func(w *writer) error {
-		a := &applier{DB: db, writer: w, now: micros(db.now()), devices: map[edgeclaim.DeviceID]*device{}, present: map[stateKey]deviceState{}}
+		a := &applier{DB: db, writer: w, now: micros(db.now()), devices: map[edgeclaim.DeviceID]*device{}, present: map[stateKey]deviceState{}, claims: map[claimKey]int64{}}
 		if err := a.begin(ctx, items, events); err != nil {
 			return err
 		}
@@ -62,6 +67,10 @@ func (db *DB) Apply(ctx context.Context, items []Item) ([]Result, error) {
 				results[i], err = a.page(ctx, it.Page)
 			case it.States != nil:
 				results[i], err = a.states(ctx, it.Names, it.States)
+			case it.Report != nil:
+				results[i], err = a.report(ctx, it.Report)
+			case it.Wish != nil:
+				results[i], err = a.wish(ctx, it.Wish)
 			default:
 				results[i], err = a.batch(ctx, it.Batch, events[i])
 			}
@@ -104,8 +113,9 @@ type applier struct {
 	boxes   map[string]*box
 	devices map[edgeclaim.DeviceID]*device
 	present map[stateKey]deviceState
-	records []any // recordColumns each
-	holes   []any // holeColumns each
+	claims  map[claimKey]int64 // made since the last flush, by key and box
+	records []any              // recordColumns each
+	holes   []any              // holeColumns each
 }
 
 // begin reads the boxes and devices that the items are about.
@@ -285,9 +295,15 @@ func (a *applier) record(ctx context.Context, b *box, e *event) error {
 		return a.head(ctx, b, &e.head)
 	case saysCommand:
 		return a.command(ctx, b, e.command)
-	default:
-		return a.merge(ctx, told{box: b, device: e.device, tenant: e.tenant, hardware: e.hardware, what: e.what, holding: e.holding})
+	case saysDiffers:
+		return a.differs(ctx, b, e)
+	case saysProvisioned, saysRotated, saysReleased, saysRevoked, saysSwapped, saysSuperseded:
 	}
+	err := a.merge(ctx, told{box: b, device: e.device, tenant: e.tenant, hardware: e.hardware, what: e.what, holding: e.holding})
+	if err == nil && edgeclaim.RecordType(e.Type) == edgeclaim.TypeDeviceSwapped {
+		err = a.swapped(ctx, b, e)
+	}
+	return err
 }
 
 const holeColumns = 5

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"strings"
 	"time"
 
 	"edgeclaim"
@@ -14,7 +15,8 @@ const (
 	// KindTwoBoxes: two boxes gave one device a credential each (P9).
 	KindTwoBoxes = "two_boxes"
 	// KindIdentity: a box says another hardware or tenant of a device than the
-	// one who told it first.
+	// one who told it first; or it has given a board another id than upstream has
+	// for it.
 	KindIdentity = "identity_mismatch"
 	// KindCloned: an epoch that another took the place of still lives: two
 	// boxes under one name.
@@ -66,7 +68,7 @@ type Conflict struct {
 	Detail   string    `json:"detail"`
 	OpenedAt time.Time `json:"opened_at"`
 	// ResolvedAt is zero while it is open. Resolution is how it ended:
-	// operator, first, released or renewed.
+	// operator, first, released, renewed or superseded.
 	ResolvedAt time.Time `json:"resolved_at,omitzero"`
 	Resolution string    `json:"resolution,omitempty"`
 	Kept       string    `json:"kept_box_id,omitempty"`
@@ -123,17 +125,17 @@ func (resolvedError) Is(target error) bool { return target == edgeclaim.ErrConfl
 
 // Resolve ends a conflict for good: the credential of the box that is kept is
 // valid, those of the others are void, until their box gives the device a new
-// one. A conflict over a box's name or audit log, or a suspicion, has nothing to
-// void: it is closed.
+// one. A conflict over a box's name or audit log, over a board's id, or a suspicion,
+// has nothing to void: it is closed.
 // ErrNotFound: no such conflict. ErrResolved: it is, already.
 // ErrInvalid: the box is not one of the conflict's.
 func (db *DB) Resolve(ctx context.Context, id int64, keepBox string) error {
 	return db.change(ctx, func(w *writer) error {
-		var kind string
+		var kind, subject string
 		var device []byte
 		var one, other, resolved, keep int64
-		found, err := w.one(ctx, `SELECT kind, device, box, other, resolved_at FROM conflicts WHERE id = ?`, []any{id},
-			&kind, &device, &one, &other, &resolved)
+		found, err := w.one(ctx, `SELECT kind, subject, device, box, other, resolved_at FROM conflicts WHERE id = ?`, []any{id},
+			&kind, &subject, &device, &one, &other, &resolved)
 		switch {
 		case err != nil:
 			return err
@@ -149,7 +151,7 @@ func (db *DB) Resolve(ctx context.Context, id int64, keepBox string) error {
 		if !found || keep != one && keep != other {
 			return edgeclaim.Invalid("box_id", "not a box of this conflict")
 		}
-		if kind == KindSuspected {
+		if kind == KindSuspected || strings.HasPrefix(subject, differsPrefix) {
 			device = nil
 		}
 		r := resolution{id: id, device: device, keep: keep, at: micros(db.now())}
@@ -182,6 +184,7 @@ func (w *writer) resolve(ctx context.Context, r resolution) error {
 	if err != nil {
 		return err
 	}
-	return w.run(ctx, `UPDATE conflicts SET resolved_at = ?, resolution = 'operator', kept = ? WHERE device = ? AND kind <> ? AND resolved_at = 0`,
-		r.at, r.keep, r.device, KindSuspected)
+	return w.run(ctx, `UPDATE conflicts SET resolved_at = ?, resolution = 'operator', kept = ?
+		WHERE device = ? AND kind <> ? AND substr(subject, 1, CAST(? AS INTEGER)) <> ? AND resolved_at = 0`,
+		r.at, r.keep, r.device, KindSuspected, len(differsPrefix), differsPrefix)
 }

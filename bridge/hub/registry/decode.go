@@ -27,6 +27,10 @@ type event struct {
 	holding  *holding // what the box says of the device, of the types that change one
 	tenant   edgeclaim.TenantID
 	hardware edgeclaim.HardwareID
+	// replaces is of saysSwapped, the board before; aliased of saysDiffers, the id
+	// that upstream has; both zero where nobody said.
+	replaces edgeclaim.HardwareID
+	aliased  edgeclaim.DeviceID
 	// suspicion is of saysSuspected, head of saysHead, command of saysCommand.
 	suspicion edgeclaim.SuspicionKind
 	head      AuditHead

@@ -23,6 +23,8 @@ const (
 	saysSuspected // nothing changes but that somebody has to look
 	saysHead
 	saysCommand
+	saysSuperseded // another box's credential took the place of this one's
+	saysDiffers    // upstream has another id for the board; nothing changes
 )
 
 // reader reads the data of one type.
@@ -47,6 +49,8 @@ func readerOf(kind edgeclaim.RecordType) (reader, bool) {
 		return reader{edgeclaim.LaneProv, saysRevoked, (*event).readRevoked}, true
 	case edgeclaim.TypeDeviceSwapped:
 		return reader{edgeclaim.LaneProv, saysSwapped, (*event).readSwapped}, true
+	case edgeclaim.TypeDeviceConflict:
+		return reader{edgeclaim.LaneProv, saysNothing, (*event).readConflict}, true
 	case edgeclaim.TypeCloneSuspected:
 		return reader{edgeclaim.LaneProv, saysSuspected, (*event).readSuspected}, true
 	case edgeclaim.TypeAuditHead:
@@ -79,11 +83,10 @@ func (e *event) decodeData(ofTenants bool) error {
 	case r.read == nil:
 		return nil
 	}
-	if err := r.read(e); err != nil {
-		return err
+	if r.what != saysNothing {
+		e.what = r.what
 	}
-	e.what = r.what
-	return nil
+	return r.read(e)
 }
 
 // readTenant reads whose a record is, and nothing else.
@@ -170,6 +173,7 @@ func (e *event) readProvisioned() error {
 		Key         edgeclaim.KeyID      `json:"key_id"`
 		Profile     string               `json:"profile_id"`
 		Groups      []string             `json:"groups"`
+		Tags        map[string]string    `json:"tags"`
 		Credential  credentialFacts      `json:"credential"`
 		ClaimedVia  edgeclaim.Via        `json:"claimed_via"`
 		ClaimedAt   time.Time            `json:"claimed_at"`
@@ -203,6 +207,7 @@ func (e *event) readProvisioned() error {
 		d.Groups[i] = clean(d.Groups[i])
 	}
 	h.name, h.template, h.key, h.profile, h.groups = clean(d.Name), d.Template.String(), d.Key.String(), clean(d.Profile), d.Groups
+	h.tags = d.Tags
 	h.claimedAt, h.issuedAt = micros(d.ClaimedAt), micros(d.ClaimedAt)
 	h.via = edgeclaim.Via(clean(string(d.ClaimedVia)))
 	if h.generation = d.Generation; h.generation < 1 {
@@ -261,12 +266,13 @@ func (e *event) readEnd(status edgeclaim.DeviceStatus) error {
 func (e *event) readSwapped() error {
 	var d struct {
 		deviceFacts `json:",inline"`
-		Generation  int `json:"generation"`
+		Generation  int                  `json:"generation"`
+		Old         edgeclaim.HardwareID `json:"old_hardware_id"`
 	}
 	if err := json.Unmarshal(e.Data, &d); err != nil {
 		return dataFault(err)
 	}
-	e.holding = &holding{status: edgeclaim.DeviceReleased, generation: max(d.Generation, 0)}
+	e.holding, e.replaces = &holding{status: edgeclaim.DeviceReleased, generation: max(d.Generation, 0)}, d.Old
 	return e.about(&d.deviceFacts)
 }
 

@@ -13,7 +13,7 @@ const (
 	// plainColumns of a holding are those that each has; the others, up to
 	// holdingBulkColumns, are behind them.
 	plainColumns       = 20
-	holdingBulkColumns = 30
+	holdingBulkColumns = 31
 )
 
 func insertRecords() bulk {
@@ -44,7 +44,7 @@ func insertPlain() bulk { return bulk{head: holdingHead + `) VALUES `, columns: 
 func insertHoldings() bulk {
 	return bulk{
 		head: holdingHead + `, previous_hash, previous_key, previous_until, previous_not_after, previous_issued_at,
-			not_after, confirmed_at, rotated_by, sealed, sealed_key) VALUES `,
+			not_after, confirmed_at, rotated_by, sealed, sealed_key, tags) VALUES `,
 		columns: holdingBulkColumns,
 	}
 }
@@ -60,7 +60,7 @@ func updateHoldings() bulk {
 		changed_at = excluded.changed_at, previous_hash = excluded.previous_hash, previous_key = excluded.previous_key,
 		previous_until = excluded.previous_until, previous_not_after = excluded.previous_not_after,
 		previous_issued_at = excluded.previous_issued_at, not_after = excluded.not_after, confirmed_at = excluded.confirmed_at,
-		rotated_by = excluded.rotated_by, sealed = excluded.sealed, sealed_key = excluded.sealed_key`
+		rotated_by = excluded.rotated_by, sealed = excluded.sealed, sealed_key = excluded.sealed_key, tags = excluded.tags`
 	return b
 }
 
@@ -119,6 +119,9 @@ func (a *applier) flush(ctx context.Context) error {
 	if err := a.flushStates(ctx); err != nil {
 		return err
 	}
+	if err := a.flushClaims(ctx); err != nil {
+		return err
+	}
 	for _, b := range a.boxes {
 		if err := a.save(ctx, b); err != nil {
 			return err
@@ -129,6 +132,10 @@ func (a *applier) flush(ctx context.Context) error {
 
 func (a *applier) holdingRow(d *device, h *holding) ([]any, error) {
 	groups, err := groupsText(h.groups)
+	if err != nil {
+		return nil, err
+	}
+	tags, err := tagsText(h.tags)
 	if err != nil {
 		return nil, err
 	}
@@ -149,13 +156,15 @@ func (a *applier) holdingRow(d *device, h *holding) ([]any, error) {
 		d.number, h.box, d.id.Bytes(), string(h.status), h.void, string(h.credential), hash, key, h.issuedAt, h.name, h.template, h.key, h.profile,
 		groups, h.generation, h.claimedAt, string(h.via), tenant, hardware, a.now,
 		before, beforeKey, h.previous.until, h.previous.notAfter, h.previous.issuedAt, h.notAfter, h.confirmedAt, h.rotatedBy, sealed, h.sealedKey,
+		tags,
 	}, nil
 }
 
 // isPlain reports whether the columns behind plainColumns all have their
 // defaults.
 func (h *holding) isPlain() bool {
-	return h.previous == previous{} && h.notAfter == 0 && h.confirmedAt == 0 && h.rotatedBy == "" && h.sealed == nil && h.sealedKey == ""
+	return h.previous == previous{} && h.notAfter == 0 && h.confirmedAt == 0 && h.rotatedBy == "" && h.sealed == nil && h.sealedKey == "" &&
+		len(h.tags) == 0
 }
 
 // hashKey is what a hash is looked up by. A hash is even all over, so that 8

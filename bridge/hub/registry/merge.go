@@ -39,6 +39,7 @@ type holding struct {
 	key        string
 	profile    string
 	groups     []string
+	tags       map[string]string
 	generation int
 	claimedAt  int64
 	via        edgeclaim.Via
@@ -104,6 +105,9 @@ func (a *applier) merge(ctx context.Context, t told) error {
 	// A credential that is agreed on or was decided for stays so, and what a
 	// rotation makes of it, for as long as the box says the same board.
 	agreed := wasValid && held.isOf(d, t) && (t.what == saysRotated || held.hash.Equal(t.holding.hash))
+	if held.isClaim(&t) {
+		a.claims[claimKey{t.holding.key, t.box.number}]++
+	}
 	held.hear(d, &t)
 	if held.generation == 0 {
 		held.generation = 1
@@ -111,10 +115,14 @@ func (a *applier) merge(ctx context.Context, t told) error {
 	switch {
 	case wasValid && !held.isValid():
 		return a.ended(ctx, d, t.box)
+	case held.void == voidIdentity && held.status != edgeclaim.DeviceActive:
+		return a.gaveUp(ctx, d, t.box)
 	case !held.isValid():
 		return nil
 	case (t.tenant != d.tenant || t.hardware != d.hardware) && !agreed:
 		return a.mismatch(ctx, d, held, t)
+	case t.what == saysSuperseded:
+		return a.agreed(ctx, d, held)
 	}
 	return a.contest(ctx, d, held)
 }
@@ -143,6 +151,8 @@ func (h *holding) isOf(d *device, t told) bool {
 func (h *holding) hear(d *device, t *told) {
 	same := !h.hash.IsZero() && h.hash.Equal(t.holding.hash)
 	switch {
+	case t.what == saysSuperseded:
+		d.supersede(h, t)
 	case t.what == saysSwapped:
 		d.swap(h, t)
 	case t.holding.status != edgeclaim.DeviceActive && t.holding.hash.IsZero():
@@ -231,6 +241,9 @@ func (d *device) swap(held *holding, t *told) {
 	sole := !slices.ContainsFunc(d.holdings, func(h *holding) bool { return h != held && h.isValid() })
 	if held.box != d.firstBox && !sole {
 		held.tenant, held.hardware, held.isDirty = t.tenant, t.hardware, true
+		if t.tenant == d.tenant && t.hardware == d.hardware { // it agrees with the others now
+			held.tenant, held.hardware = edgeclaim.TenantID{}, edgeclaim.HardwareID{}
+		}
 		return
 	}
 	for _, other := range d.holdings {
@@ -283,12 +296,21 @@ func (a *applier) mismatch(ctx context.Context, d *device, held *holding, t told
 
 // ended resolves the conflicts of a credential that ended by itself.
 func (a *applier) ended(ctx context.Context, d *device, b *box) error {
-	if len(d.holdings) < 2 {
-		return nil
+	err := a.run(ctx, `UPDATE conflicts SET resolved_at = ?, resolution = 'released', kept = box WHERE subject = ? AND resolved_at = 0`,
+		a.now, differsSubject(d.id, b))
+	if err != nil || len(d.holdings) < 2 {
+		return err
 	}
 	return a.run(ctx, `UPDATE conflicts SET resolved_at = ?, resolution = 'released', kept = box + other - ?
 		WHERE device = ? AND kind = ? AND resolved_at = 0 AND (box = ? OR other = ?)`,
 		a.now, b.number, d.id.Bytes(), KindTwoBoxes, b.number, b.number)
+}
+
+// gaveUp resolves the contradiction of a box whose credential was void by it, and
+// has ended there too: nothing is left to decide.
+func (a *applier) gaveUp(ctx context.Context, d *device, b *box) error {
+	return a.run(ctx, `UPDATE conflicts SET resolved_at = ?, resolution = 'released', kept = box WHERE subject = ? AND resolved_at = 0`,
+		a.now, KindIdentity+"|"+pair(d.id, d.firstBox, b.number))
 }
 
 // pair names the conflict of two boxes over a device, in either order.
@@ -354,18 +376,18 @@ func (d *device) identify(id []byte, tenant, hardware string) (err error) {
 
 const holdingColumns = `h.box, h.status, h.void, h.credential, h.hash, h.issued_at, h.name, h.template, h.key_id, h.profile,
 	h.group_names, h.generation, h.claimed_at, h.claimed_via, h.tenant, h.hardware, h.previous_hash, h.previous_until,
-	h.previous_not_after, h.previous_issued_at, h.not_after, h.confirmed_at, h.rotated_by, h.sealed, h.sealed_key`
+	h.previous_not_after, h.previous_issued_at, h.not_after, h.confirmed_at, h.rotated_by, h.sealed, h.sealed_key, h.tags`
 
 // scanHolding reads a device id and holdingColumns, then more.
 func scanHolding(rows *sql.Rows, more ...any) (edgeclaim.DeviceID, *holding, error) {
 	var id, hash, before []byte
 	var tenant, hardware sql.NullString
-	var groups string
+	var groups, tags string
 	h := new(holding)
 	err := rows.Scan(append([]any{
 		&id, &h.box, &h.status, &h.void, &h.credential, &hash, &h.issuedAt, &h.name, &h.template, &h.key, &h.profile,
 		&groups, &h.generation, &h.claimedAt, &h.via, &tenant, &hardware, &before, &h.previous.until,
-		&h.previous.notAfter, &h.previous.issuedAt, &h.notAfter, &h.confirmedAt, &h.rotatedBy, &h.sealed, &h.sealedKey,
+		&h.previous.notAfter, &h.previous.issuedAt, &h.notAfter, &h.confirmedAt, &h.rotatedBy, &h.sealed, &h.sealedKey, &tags,
 	}, more...)...)
 	if err != nil {
 		return edgeclaim.DeviceID{}, nil, err
@@ -390,6 +412,9 @@ func scanHolding(rows *sql.Rows, more ...any) (edgeclaim.DeviceID, *holding, err
 		if err := json.Unmarshal([]byte(groups), &h.groups); err != nil {
 			return edgeclaim.DeviceID{}, nil, err
 		}
+	}
+	if h.tags, err = readTags(tags); err != nil {
+		return edgeclaim.DeviceID{}, nil, err
 	}
 	parsed, err := edgeclaim.DeviceIDFromBytes(id)
 	return parsed, h, err

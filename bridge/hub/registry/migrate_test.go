@@ -24,7 +24,8 @@ func TestMigrate(t *testing.T) {
 		file := "v1-sqlite.sql"
 		look := raw(t, db)
 		defer look.Close()
-		tables := []string{"boxes", "epochs", "marks", "holes", "records", "devices", "holdings", "conflicts", "audit_heads", "states", "commands", "meta"}
+		tables := []string{"boxes", "epochs", "marks", "holes", "records", "devices", "holdings", "conflicts", "audit_heads", "states", "commands", "meta",
+			"documents", "document_keys", "revoked_devices", "revoked_hardware", "box_documents", "shares", "swaps", "expected"}
 		if driver == "pgx" {
 			file = "v1-postgres.sql"
 		}
@@ -56,6 +57,10 @@ func TestMigrate(t *testing.T) {
 		held, _, err := db.Held(ctx, "box-b", edgeclaim.DeviceID{}, 0)
 		if err != nil || len(held) != 3 || !held[0].Previous.Hash.IsZero() || !held[0].Credential.NotAfter.IsZero() {
 			t.Errorf("%+v, %v", held, err)
+		}
+		made, err := db.Shares(ctx, registry.ShareFilter{Box: "box-b"})
+		if err != nil || len(made) != 1 || made[0].Claims != 3 || made[0].Granted != 0 {
+			t.Errorf("%+v, %v", made, err)
 		}
 		if bound, err := db.SigningKey(ctx); err != nil || bound != "" {
 			t.Errorf("bound to %q, %v", bound, err)

@@ -171,7 +171,9 @@ type Holding struct {
 	Credential edgeclaim.CredentialType `json:"credential_type"`
 	Template   string                   `json:"template_id"`
 	Key        string                   `json:"key_id"`
+	Profile    string                   `json:"profile_id,omitempty"`
 	Groups     []string                 `json:"groups,omitempty"`
+	Tags       map[string]string        `json:"tags,omitempty"`
 	Generation int                      `json:"generation"`
 	ClaimedAt  time.Time                `json:"claimed_at,omitzero"`
 	ClaimedVia edgeclaim.Via            `json:"claimed_via"`
@@ -181,6 +183,8 @@ type Holding struct {
 	NotAfter      time.Time `json:"not_after,omitzero"`
 	PreviousUntil time.Time `json:"previous_until,omitzero"`
 	Sealed        bool      `json:"sealed,omitempty"`
+	// Revoked: a document revokes the device, or its board.
+	Revoked bool `json:"revoked,omitempty"`
 	// Presence is what the box said last, empty while it said nothing. While
 	// BoxOnline is false, nobody knows whether it still holds.
 	Presence  edgeclaim.Presence `json:"presence,omitempty"`
@@ -241,19 +245,23 @@ func (db *DB) Devices(ctx context.Context, f DeviceFilter) ([]Device, error) {
 func (db *DB) holders(ctx context.Context, numbers []any, tell func(edgeclaim.DeviceID, Holding)) error {
 	now := micros(db.now())
 	return among(`SELECT h.device, `+holdingColumns+`, b.box, b.site, b.online, s.online, COALESCE(s.since, 0), COALESCE(s.seen, 0),
-		CASE WHEN s.newest_epoch = b.epoch AND s.newest_sequence > COALESCE(m.upto, 0) THEN s.newest END
-		FROM holdings h JOIN boxes b ON b.number = h.box LEFT JOIN states s ON s.device = h.device AND s.box = h.box
+		CASE WHEN s.newest_epoch = b.epoch AND s.newest_sequence > COALESCE(m.upto, 0) THEN s.newest END, `+revokedHere+`
+		FROM holdings h JOIN devices d ON d.number = h.number JOIN boxes b ON b.number = h.box LEFT JOIN states s ON s.device = h.device AND s.box = h.box
 		LEFT JOIN marks m ON m.epoch = b.epoch AND m.lane = 3 WHERE h.number`, numbers,
 		func(statement string, part []any) error {
 			rows, err := db.query(ctx, statement, part...)
 			return eachRow(rows, err, func(rows *sql.Rows) error {
 				var name, site string
 				var state shownState
-				id, h, err := scanHolding(rows, &name, &site, &state.boxOnline, &state.online, &state.since, &state.seen, &state.newest)
+				var revoked bool
+				id, h, err := scanHolding(rows, &name, &site, &state.boxOnline, &state.online, &state.since, &state.seen, &state.newest, &revoked)
 				if err != nil {
 					return err
 				}
 				shown := h.shown(name, site, now)
+				if revoked {
+					shown.Revoked, shown.Valid, shown.PreviousUntil = true, false, time.Time{}
+				}
 				state.into(&shown)
 				tell(id, shown)
 				return nil
@@ -265,7 +273,7 @@ func (db *DB) holders(ctx context.Context, numbers []any, tell func(edgeclaim.De
 func (h *holding) shown(box, site string, now int64) Holding {
 	s := Holding{
 		Box: box, Site: site, Name: h.name, Status: h.status, Valid: h.isValid() && h.verify(h.hash, now).Valid, Void: h.void, Credential: h.credential,
-		Template: h.template, Key: h.key, Groups: h.groups, Generation: h.generation, ClaimedAt: fromMicros(h.claimedAt), ClaimedVia: h.via,
+		Template: h.template, Key: h.key, Profile: h.profile, Groups: h.groups, Tags: h.tags, Generation: h.generation, ClaimedAt: fromMicros(h.claimedAt), ClaimedVia: h.via,
 		NotAfter: fromMicros(h.notAfter), Sealed: h.sealed != nil,
 	}
 	if h.isValid() && !h.previous.hash.IsZero() && h.verify(h.previous.hash, now).Valid {

@@ -88,7 +88,7 @@ func migrations() [][]string {
 			waits SMALLINT NOT NULL, sent_at BIGINT NOT NULL, sent_to BIGINT NOT NULL, cancelled_by TEXT NOT NULL, changed_at BIGINT NOT NULL,
 			UNIQUE (device, id))`,
 		`CREATE INDEX commands_waiting ON commands (number) WHERE waits > 0`,
-	}}
+	}, documentTables()}
 }
 
 // The names in the table meta.
@@ -96,6 +96,10 @@ const (
 	metaSchema   = "schema"
 	metaUpstream = "upstream_id"
 	metaKey      = "signing_key"
+	metaDocument = "document_key"
+	// Counters: each change that boxes have to hear of raises one.
+	metaDocuments = "documents_generation"
+	metaShares    = "shares_generation"
 )
 
 // migrate makes what is missing and reads the database's own name. All of it

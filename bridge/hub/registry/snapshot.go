@@ -56,7 +56,7 @@ func holdingOf(d *edgeclaim.Device) *holding {
 		status:     edgeclaim.DeviceStatus(clean(string(d.Status))),
 		credential: edgeclaim.CredentialType(clean(string(d.Credential.Type))),
 		hash:       d.Credential.Hash, issuedAt: micros(d.Credential.IssuedAt),
-		name: clean(d.Name), template: d.Template.String(), key: d.Key.String(), profile: clean(d.Profile), groups: groups,
+		name: clean(d.Name), template: d.Template.String(), key: d.Key.String(), profile: clean(d.Profile), groups: groups, tags: d.Tags,
 		generation: max(d.Generation, 1), claimedAt: micros(d.ClaimedAt), via: edgeclaim.Via(clean(string(d.ClaimedVia))),
 		notAfter: micros(d.Credential.NotAfter), confirmedAt: micros(d.Credential.ConfirmedAt), rotatedBy: short(string(d.RotatedBy)),
 	}
@@ -101,7 +101,7 @@ func (db *DB) Held(ctx context.Context, box string, after edgeclaim.DeviceID, li
 // that does not know goes on with the old (P9).
 func (h *holding) device(d *device, now int64) edgeclaim.Device {
 	row := edgeclaim.Device{
-		ID: d.id, Tenant: d.tenant, Hardware: d.hardware, Name: h.name, Profile: h.profile, Groups: h.groups,
+		ID: d.id, Tenant: d.tenant, Hardware: d.hardware, Name: h.name, Profile: h.profile, Groups: h.groups, Tags: h.tags,
 		Generation: h.generation, Status: h.status, ClaimedAt: fromMicros(h.claimedAt), ClaimedVia: h.via,
 		Credential: edgeclaim.Credential{
 			Type: h.credential, Hash: h.hash, IssuedAt: fromMicros(h.issuedAt), NotAfter: fromMicros(h.notAfter),

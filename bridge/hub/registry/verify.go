@@ -47,7 +47,7 @@ const (
 // cannot choose its SHA-256 digit by digit.
 func (db *DB) Verify(ctx context.Context, hash edgeclaim.KeyHash) (Verification, error) {
 	key := hashKey(hash)
-	rows, err := db.query(ctx, `SELECT h.device, `+holdingColumns+`, b.box, d.tenant, d.hardware FROM holdings h
+	rows, err := db.query(ctx, `SELECT h.device, `+holdingColumns+`, b.box, d.tenant, d.hardware, `+revokedHere+` FROM holdings h
 		JOIN devices d ON d.number = h.number JOIN boxes b ON b.number = h.box
 		WHERE h.hash_key = ? AND h.hash = ? OR h.previous_key = ? AND h.previous_hash = ? ORDER BY h.number, h.box`,
 		key, hash.Bytes(), key, hash.Bytes())
@@ -55,7 +55,8 @@ func (db *DB) Verify(ctx context.Context, hash edgeclaim.KeyHash) (Verification,
 	now := micros(db.now())
 	err = eachRow(rows, err, func(rows *sql.Rows) error {
 		var name, tenant, hardware string
-		id, h, err := scanHolding(rows, &name, &tenant, &hardware)
+		var revoked bool
+		id, h, err := scanHolding(rows, &name, &tenant, &hardware, &revoked)
 		if err != nil {
 			return err
 		}
@@ -63,7 +64,7 @@ func (db *DB) Verify(ctx context.Context, hash edgeclaim.KeyHash) (Verification,
 		if err := d.identify(id.Bytes(), tenant, hardware); err != nil {
 			return err
 		}
-		said := h.verify(hash, now)
+		said := h.verify(hash, now).unless(revoked)
 		if v.Box != "" && (!v.Valid || said.Valid) {
 			return nil
 		}
@@ -108,6 +109,15 @@ func (h *holding) verify(hash edgeclaim.KeyHash, now int64) Verification {
 	return v
 }
 
+// unless is the same of a device that a document revokes: no box's word lets it
+// in, also of one that has not heard of the document yet (P9).
+func (v Verification) unless(revoked bool) Verification {
+	if revoked && v.Valid {
+		return Verification{Reason: string(edgeclaim.DeviceRevoked)}
+	}
+	return v
+}
+
 // Sealed is a PSK as a box sealed it.
 type Sealed struct {
 	Box   string
@@ -123,17 +133,18 @@ type Sealed struct {
 // gave it another kind of credential, or had no key to seal one for, told none.
 // ErrNotFound: nobody told one.
 func (db *DB) Sealed(ctx context.Context, id edgeclaim.DeviceID) (Sealed, error) {
-	rows, err := db.query(ctx, `SELECT h.device, `+holdingColumns+`, b.box FROM holdings h JOIN boxes b ON b.number = h.box
-		WHERE h.number = (SELECT number FROM devices WHERE device = ?) AND h.sealed IS NOT NULL ORDER BY h.changed_at DESC, h.box DESC`, id.Bytes())
+	rows, err := db.query(ctx, `SELECT h.device, `+holdingColumns+`, b.box, `+revokedHere+` FROM holdings h
+		JOIN boxes b ON b.number = h.box JOIN devices d ON d.number = h.number WHERE h.number = (SELECT number FROM devices WHERE device = ?) AND h.sealed IS NOT NULL ORDER BY h.changed_at DESC, h.box DESC`, id.Bytes())
 	var best Sealed
 	now := micros(db.now())
 	err = eachRow(rows, err, func(rows *sql.Rows) error {
 		var name string
-		_, h, err := scanHolding(rows, &name)
+		var revoked bool
+		_, h, err := scanHolding(rows, &name, &revoked)
 		if err != nil {
 			return err
 		}
-		said := h.verify(h.hash, now)
+		said := h.verify(h.hash, now).unless(revoked)
 		if best.Box == "" || said.Valid && !best.Valid {
 			best = Sealed{Box: name, Hash: h.hash, KeyID: h.sealedKey, Value: h.sealed, Valid: said.Valid, Reason: said.Reason}
 		}
