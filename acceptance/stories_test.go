@@ -42,7 +42,7 @@ func TestStories(t *testing.T) {
 			s := newStory(t)
 			words := s.words()
 			maps.Copy(words, map[string]word{
-				"start": s.start, "kill": s.kill, "stop": s.stop, "cut": s.cut, "heal": s.heal,
+				"start": s.start, "crash": s.crash, "halt": s.halt, "cut": s.cut, "heal": s.heal,
 				"on": s.on, "hub": s.onHub, "until": s.until, "pick": pickJSON, "claim": s.claim, "sign": s.sign,
 			})
 			testscript.Run(t, testscript.Params{Files: []string{file}, RequireExplicitExec: true, Setup: s.setup, Cmds: words})
@@ -177,18 +177,23 @@ func (s *story) start(ts *testscript.TestScript, neg bool, args []string) {
 	s.box(ts, args, "start BOX").start()
 }
 
-// kill BOX, or kill hub: SIGKILL.
-func (s *story) kill(ts *testscript.TestScript, neg bool, args []string) {
+// crash BOX, or crash hub: SIGKILL. (kill and stop are testscript's own words: its
+// stop ends the script, well.)
+func (s *story) crash(ts *testscript.TestScript, neg bool, args []string) {
 	if slices.Equal(args, []string{"hub"}) {
 		s.hub.kill()
 		return
 	}
-	s.box(ts, args, "kill BOX").kill()
+	s.box(ts, args, "crash BOX").kill()
 }
 
-// stop BOX: SIGTERM.
-func (s *story) stop(ts *testscript.TestScript, neg bool, args []string) {
-	s.box(ts, args, "stop BOX").stop()
+// halt BOX, or halt hub: SIGTERM.
+func (s *story) halt(ts *testscript.TestScript, neg bool, args []string) {
+	if slices.Equal(args, []string{"hub"}) {
+		s.hub.stop()
+		return
+	}
+	s.box(ts, args, "halt BOX").stop()
 }
 
 // cut BOX: its line upstream is dead.

@@ -68,7 +68,11 @@ func (a *app) importDocuments(cmd *cobra.Command, file string) error {
 		refused = done.Refused
 		t := cli.NewTable(a.stdout, "LINE", "DOCUMENT", "VERSION", "OUTCOME", "REASON")
 		for _, d := range done.Documents {
-			t.Row(strconv.Itoa(d.Line), d.DocumentID.String(), strconv.FormatUint(d.Version, 10), d.Outcome, d.Reason)
+			name := d.String()
+			if d.Type == "" { // nobody could read it
+				name = ""
+			}
+			t.Row(strconv.Itoa(d.Line), name, strconv.FormatUint(d.Version, 10), d.Outcome, d.Reason)
 		}
 		if done.Shares != "" {
 			t.Row("", "shares", "", done.Shares, "")
@@ -91,7 +95,7 @@ func (a *app) documentCommand() *cobra.Command {
 				head := []string{"DOCUMENT", "VERSION", "ISSUED", "APPLIED", "AGE", "STATE"}
 				return list(cmd.Context(), a, documentsPath, head, func(d edgeclaim.DocumentState) []string {
 					return []string{
-						d.DocumentID.String(), strconv.FormatUint(d.Version, 10), cli.When(d.IssuedAt), cli.When(d.AppliedAt),
+						d.String(), strconv.FormatUint(d.Version, 10), cli.When(d.IssuedAt), cli.When(d.AppliedAt),
 						age(d.Age), documentState(&d),
 					}
 				})
@@ -163,7 +167,7 @@ func documentFacts(s *edgeclaim.Status) (pairs [][2]string) {
 	}
 	for i := range s.Documents {
 		if d := &s.Documents[i]; d.Stale || d.Refused != "" {
-			pairs = append(pairs, [2]string{"document " + d.DocumentID.String(), fmt.Sprintf("version %d, %s old, %s", d.Version, age(d.Age), documentState(d))})
+			pairs = append(pairs, [2]string{"document " + d.String(), fmt.Sprintf("version %d, %s old, %s", d.Version, age(d.Age), documentState(d))})
 		}
 	}
 	for i := range s.Shares {

@@ -140,7 +140,7 @@ var (
 	descCommands    = state("commands_waiting", "Commands that have not come to an end.")
 	descNotAfter    = state("certificate_not_after_seconds", "When a certificate of the box's own ends, in Unix time.", "for")
 	descDocuments   = state("documents", "Documents from upstream that the box holds.", "type")
-	descDocumentAge = state("document_age_seconds", "How long ago upstream confirmed a document, of the oldest of its type.", "type")
+	descDocumentAge = state("document_age_seconds", "How long ago upstream confirmed a document, of the oldest of its type; 0 where there is none.", "type")
 	descStale       = state("documents_stale", "Documents that nobody has confirmed for too long.", "type")
 	descUntaken     = state("documents_refused", "Documents whose last offer was not taken.", "type")
 	descShares      = state("shares_low", "Keys of several boxes of which this one's share is nearly used up.")
@@ -220,9 +220,7 @@ func collectDocuments(status *edgeclaim.Status, gauge gaugeFunc) {
 			refused += int(oneIf(d.Refused != ""))
 		}
 		gauge(descDocuments, float64(held), string(kind))
-		if held > 0 {
-			gauge(descDocumentAge, age, string(kind))
-		}
+		gauge(descDocumentAge, age, string(kind)) // 0 of none
 		gauge(descStale, float64(stale), string(kind))
 		gauge(descUntaken, float64(refused), string(kind))
 	}

@@ -127,7 +127,7 @@ type ExpectedFilter struct {
 // it may have: the announced one, its own of the first generations, and one that
 // it took over by a swap that a box told of.
 func (db *DB) ExpectedRows(ctx context.Context, f ExpectedFilter) ([]Expected, error) {
-	text, args := ``, []any{f.Tenant.String(), f.AfterHardware.String(), f.AfterHardware.String(), f.AfterTemplate.String()}
+	text, args := ``, []any{f.Tenant.String(), f.AfterHardware.String(), f.AfterTemplate.String()}
 	if !f.Template.IsZero() {
 		text, args = text+` AND e.template = ?`, append(args, f.Template.String())
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -334,6 +335,42 @@ func TestSharesModel(t *testing.T) {
 				r.Fatalf("%d granted in the end, of %d", granted, bound)
 			}
 		})
+	})
+}
+
+// TestSharesAtOnce: boxes ask through two registries at once, and never hear the
+// answers of the others.
+func TestSharesAtOnce(t *testing.T) {
+	each(t, func(t *testing.T, open opener) {
+		const bound, rounds = 100, 20
+		dbs := []*registry.DB{open(t, "at once", registry.Config{}), open(t, "at once", registry.Config{})}
+		publish(t, dbs[0], templatesDoc(t, 1, "", bound))
+		granted := make([]uint32, 4)
+		for i := range granted {
+			greet(t, dbs[0], hello(fmt.Sprint("box-", i), 1, 0))
+		}
+		key := keyID(t, "k-1")
+		var all sync.WaitGroup
+		for i := range granted {
+			all.Go(func() {
+				for range rounds {
+					grants, err := dbs[i%len(dbs)].GrantShares(context.Background(), fmt.Sprint("box-", i), []wire.ShareWant{{Key: key, Granted: granted[i], Want: 7}})
+					if err != nil || len(grants) != 1 {
+						t.Error(grants, err)
+						return
+					}
+					granted[i] = grants[0].Granted
+				}
+			})
+		}
+		all.Wait()
+		sum := uint32(0)
+		for _, n := range granted {
+			sum += n
+		}
+		if sum != bound {
+			t.Errorf("%v granted, %d in all, of %d", granted, sum, bound)
+		}
 	})
 }
 

@@ -42,7 +42,7 @@ func (db *DB) Verdicts(ctx context.Context, after VerdictMark) (VerdictPage, err
 	page := VerdictPage{Last: after}
 	rows, err := db.query(ctx, `SELECT h.device, `+holdingColumns+`, h.number, b.box, b.site, b.enrolled, d.tenant, d.hardware
 		FROM holdings h JOIN boxes b ON b.number = h.box JOIN devices d ON d.number = h.number
-		WHERE `+decidedAgainst+` AND (h.number > ? OR h.number = ? AND h.box > ?)
+		WHERE `+decidedAgainst+` AND h.number >= ? AND (h.number > ? OR h.box > ?)
 		ORDER BY h.number, h.box LIMIT ?`, after.device, after.device, after.box, verdictPage)
 	var lost []loser
 	seen := 0
