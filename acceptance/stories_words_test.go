@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -65,19 +66,35 @@ func stdoutTo(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile("stdout")))
 }
 
-// claim-all BOX KEY PREFIX N: so many boards claim there, and it is all one
-// whether they are let in.
+// claim-all BOX KEY PREFIX N [patiently]: so many boards claim there, and it is
+// all one whether they are let in; patiently, one that is told to come again
+// (429) does, until it is let in or refused.
 func (s *story) claimAll(ts *testscript.TestScript, neg bool, args []string) {
-	b := s.box(ts, args, "claim-all BOX KEY PREFIX N")
-	if neg || len(args) != 4 {
-		ts.Fatalf("usage: claim-all BOX KEY PREFIX N")
+	const usage = "claim-all BOX KEY PREFIX N [patiently]"
+	b := s.box(ts, args, usage)
+	patiently := len(args) == 5 && args[4] == "patiently"
+	if neg || len(args) != 4 && !patiently {
+		ts.Fatalf("usage: %s", usage)
 	}
 	n, err := strconv.Atoi(args[3])
 	ts.Check(err)
-	for i := range n {
+	deadline := time.NewTimer(patience)
+	defer deadline.Stop()
+	again := time.NewTicker(100 * time.Millisecond)
+	defer again.Stop()
+	for i := 0; i < n; {
 		said := b.post(claimBody(args[1], "n", fmt.Sprint(args[2], "-", i)))
 		if said.status != 200 && said.status != 403 && said.status != 429 {
 			ts.Fatalf("answered %d %s", said.status, said.body)
+		}
+		if !patiently || said.status != 429 {
+			i++
+			continue
+		}
+		select {
+		case <-again.C:
+		case <-deadline.C:
+			ts.Fatalf("after %v %s-%d is still put off: %s", patience, args[2], i, said.body)
 		}
 	}
 }
@@ -90,12 +107,37 @@ func (s *story) wantsDevices(ts *testscript.TestScript, neg bool, args []string)
 	want, err := strconv.Atoi(args[0])
 	ts.Check(err)
 	all := func() int { return len(s.hub.devices()) }
-	until(s.t, "the hub has "+args[0]+" devices", func() bool { return all() >= want })
+	comesTrue(ts, func() string {
+		if got := all(); got < want {
+			return fmt.Sprintf("%d devices upstream, want %d", got, want)
+		}
+		return ""
+	})
 	for _, b := range s.boxes {
 		b.drained()
 	}
 	if got := all(); got != want {
 		ts.Fatalf("%d devices upstream, want %d", got, want)
+	}
+}
+
+// comesTrue waits until nothing is missing any more, and fails the script with
+// what is.
+func comesTrue(ts *testscript.TestScript, missing func() string) {
+	deadline := time.NewTimer(patience)
+	defer deadline.Stop()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		text := missing()
+		if text == "" {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-deadline.C:
+			ts.Fatalf("waited %v in vain: %s", patience, text)
+		}
 	}
 }
 
@@ -145,14 +187,17 @@ func dialLogin(addr, id, key string) (*mqttwire.Client, error) {
 
 // logs-in BOX DEVICE KEY: the credential is good there; ! it comes to be no good.
 func (s *story) logsIn(ts *testscript.TestScript, neg bool, args []string) {
-	until(s.t, fmt.Sprint("logs-in ", !neg), func() bool {
+	comesTrue(ts, func() string {
 		client, err := s.login(ts, args, "logs-in BOX DEVICE KEY")
 		if err == nil {
 			client.Close()
 		} else if !errors.Is(err, errNotLetIn) {
 			ts.Fatalf("%v", err)
 		}
-		return (err == nil) != neg
+		if (err == nil) == neg {
+			return fmt.Sprintf("let in: %v", neg)
+		}
+		return ""
 	})
 }
 

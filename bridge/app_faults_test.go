@@ -923,7 +923,7 @@ func TestAppSnapshotAnew(t *testing.T) {
 			m := newMemory()
 			m.devices = someDevices(t, 600)
 			conf := appConf(a)
-			conf.AckTimeout = 200 * time.Millisecond
+			conf.AckTimeout = time.Second // a busy machine has to get a page acknowledged in it
 			startWith(t, conf, m.parts())
 			a.await(t, "another snapshot, whole", func() bool {
 				for _, devices := range a.pages {

@@ -122,7 +122,12 @@ func (a *applier) refuse(s *session, n wire.Names, r *wire.Refused) {
 
 // want answers what a box asks for beside the lanes.
 func (a *applier) want(ctx context.Context, s *session, m *wire.Want) {
-	if m.What != wire.WantRegistry && m.What != wire.WantDocument {
+	switch m.What {
+	case wire.WantRegistry, wire.WantDocument:
+	case wire.WantOffers:
+		s.offering.next = time.Now()
+		return
+	default:
 		return // of a later version
 	}
 	a.figures.count(func(f *Figures) { f.Wants++ })

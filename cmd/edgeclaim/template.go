@@ -20,9 +20,9 @@ func (a *app) templateCommand() *cobra.Command {
 		&cobra.Command{
 			Use: "list", Short: "List the templates", Args: cli.NoArguments, Example: "  edgeclaim template list --json",
 			RunE: func(cmd *cobra.Command, _ []string) error {
-				head := []string{"TEMPLATE ID", "NAME", "TENANT", "STATUS", "PATTERN", "BOUNDS", "EXPIRES"}
+				head := []string{"TEMPLATE ID", "NAME", "TENANT", "OWNER", "STATUS", "PATTERN", "BOUNDS", "EXPIRES"}
 				return list(cmd.Context(), a, templatesPath, head, func(t edgeclaim.Template) []string {
-					return []string{t.ID.String(), t.Name, t.Tenant.String(), string(t.Status), t.Pattern, bounds(&t), cli.When(t.Expires)}
+					return []string{t.ID.String(), t.Name, t.Tenant.String(), string(t.Owner), string(t.Status), t.Pattern, bounds(&t), cli.When(t.Expires)}
 				})
 			},
 		},
@@ -143,6 +143,7 @@ func (a *app) printTemplate(t edgeclaim.Template) error {
 		{"template_id", t.ID.String()},
 		{"tenant_id", t.Tenant.String()},
 		{"name", t.Name},
+		{"owner", string(t.Owner)},
 		{"status", string(t.Status)},
 		{"profile_id", t.Profile},
 		{"hardware_id_pattern", t.Pattern},

@@ -187,6 +187,31 @@ func testVerdicts(t *testing.T, open opener) {
 	}
 }
 
+// testNoVerdictBetweenBoards: where two boxes know a device by two boards, keeping
+// one box's credential gives it to no other board.
+func testNoVerdictBetweenBoards(t *testing.T, open opener) {
+	db := open(t, "two boards", registry.Config{})
+	for _, box := range []string{"box-a", "box-b"} {
+		h := hello(box, 1, 100)
+		h.Enrolled = true
+		greet(t, db, h)
+	}
+	apply(t, db, prov(t, "box-a", 1, 1, provisioned(t, 1, 1, 1)), prov(t, "box-b", 1, 1, withBoard(provisioned(t, 1, 1, 2), hardware(9), 1)))
+	found := conflicts(t, db, registry.ConflictFilter{Open: true})
+	if len(found) != 1 || found[0].Kind != registry.KindIdentity {
+		t.Fatalf("%+v", found)
+	}
+	if err := db.Resolve(context.Background(), found[0].ID, "box-b"); err != nil {
+		t.Fatal(err)
+	}
+	if got := []string{verify(t, db, 1, 1), verify(t, db, 1, 2)}; !cmp.Equal(got, []string{"resolved", "valid by box-b"}) {
+		t.Fatal(got)
+	}
+	if got := verdictsDue(t, db); len(got) != 0 {
+		t.Error(got)
+	}
+}
+
 // testDisputes: each kind of device.conflict ends or opens what it means, and a
 // kind of a later version is kept.
 func testDisputes(t *testing.T, open opener) {

@@ -106,7 +106,7 @@ func TestDocuments(t *testing.T) {
 	each(t, func(t *testing.T, open opener) {
 		for name, test := range map[string]func(*testing.T, opener){
 			"versions": testVersions, "scopes": testScopes, "signers": testSigners, "text": testDocumentText, "reports": testReports,
-			"revoked": testRevoked, "shares": testShares, "lease": testLease, "claims": testClaims, "verdicts": testVerdicts,
+			"revoked": testRevoked, "shares": testShares, "lease": testLease, "claims": testClaims, "verdicts": testVerdicts, "two boards": testNoVerdictBetweenBoards,
 			"disputes": testDisputes, "swapped elsewhere": testSwappedElsewhere, "expected": testExpected, "tags": testTags,
 		} {
 			t.Run(name, func(t *testing.T) { test(t, open) })
