@@ -379,6 +379,9 @@ type DocumentOffer struct {
 	Hash    string `json:"sha256"`
 	// Size is of the signed text, in bytes.
 	Size int `json:"size"`
+	// KeyID names the key that signed it: the same document may be signed anew,
+	// by the next one. Empty where whoever offers does not say.
+	KeyID string `json:"key_id,omitempty"`
 }
 
 // DocumentError is why a document was not taken. It is an ErrInvalid.

@@ -21,8 +21,7 @@ type Published struct {
 	// Box and Site are whom it is for; both empty: for all.
 	Box  string `json:"box_id,omitempty"`
 	Site string `json:"site,omitempty"`
-	// KeyID names the key that signed it.
-	KeyID       string    `json:"key_id"`
+
 	IssuedAt    time.Time `json:"issued_at"`
 	PublishedAt time.Time `json:"published_at"`
 	// InForce: some box may be offered it. Others are kept to be looked at.

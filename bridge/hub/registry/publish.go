@@ -153,8 +153,8 @@ func overlaps(one, other *Published) bool {
 func (p *publisher) published() Published {
 	d := p.doc
 	return Published{
-		DocumentOffer: edgeclaim.DocumentOffer{DocumentID: d.DocumentID, Version: d.Version, Hash: p.signed.Hash, Size: len(p.signed.Text)},
-		Box:           d.Box, Site: d.Site, KeyID: p.signed.KeyID, InForce: true,
+		DocumentOffer: edgeclaim.DocumentOffer{DocumentID: d.DocumentID, Version: d.Version, Hash: p.signed.Hash, Size: len(p.signed.Text), KeyID: p.signed.KeyID},
+		Box:           d.Box, Site: d.Site, InForce: true,
 	}
 }
 
