@@ -43,7 +43,11 @@ func (b *box) number(id edgeclaim.DeviceID) int {
 	return -1
 }
 
+// signalled reports whether there is a signal. One that somebody came is there
+// once he is listed.
 func (b *box) signalled() bool {
+	b.t.Helper()
+	b.until("those at work are listed", b.Listed)
 	select {
 	case <-b.StatesChanged():
 		return true
