@@ -103,9 +103,11 @@ func parseAliasKey(k []byte) (tenant edgeclaim.TenantID, hardware edgeclaim.Hard
 	if len(k) <= textTenant+1 || k[textTenant] != '/' {
 		return tenant, hardware, damaged("not the key of a hardware", nil)
 	}
-	if tenant, err = edgeclaim.ParseTenantID(string(k[:textTenant])); err != nil {
-		return tenant, hardware, err
+	if tenant, err = edgeclaim.ParseTenantID(string(k[:textTenant])); err == nil {
+		hardware, err = edgeclaim.ParseHardwareID(string(k[textTenant+1:]))
 	}
-	hardware, err = edgeclaim.ParseHardwareID(string(k[textTenant+1:]))
-	return tenant, hardware, err
+	if err != nil {
+		return edgeclaim.TenantID{}, edgeclaim.HardwareID{}, damaged("not the key of a hardware", err)
+	}
+	return tenant, hardware, nil
 }
